@@ -1,0 +1,22 @@
+//! System call numbers of aarch64.
+
+use crate::call::Syscall;
+
+pub(super) fn number(call: Syscall) -> Option<i32> {
+    Some(match call {
+        Syscall::Accept => 202,
+        Syscall::Accept4 => 242,
+        Syscall::Bind => 200,
+        Syscall::Connect => 203,
+        Syscall::IoUringSetup => 425,
+        Syscall::Ioctl => 29,
+        Syscall::Listen => 201,
+        Syscall::PidfdGetfd => 438,
+        Syscall::Sendmmsg => 269,
+        Syscall::Sendmsg => 211,
+        Syscall::Sendto => 206,
+        Syscall::Setsockopt => 208,
+        Syscall::Socket => 198,
+        Syscall::Socketcall => return None,
+    })
+}

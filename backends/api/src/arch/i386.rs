@@ -1,0 +1,22 @@
+//! System call numbers of i386.
+
+use crate::call::Syscall;
+
+pub(super) fn number(call: Syscall) -> Option<i32> {
+    Some(match call {
+        Syscall::Accept => return None, // only through socketcall
+        Syscall::Accept4 => 364,
+        Syscall::Bind => 361,
+        Syscall::Connect => 362,
+        Syscall::IoUringSetup => 425,
+        Syscall::Ioctl => 54,
+        Syscall::Listen => 363,
+        Syscall::PidfdGetfd => 438,
+        Syscall::Sendmmsg => 345,
+        Syscall::Sendmsg => 370,
+        Syscall::Sendto => 369,
+        Syscall::Setsockopt => 366,
+        Syscall::Socket => 359,
+        Syscall::Socketcall => 102,
+    })
+}

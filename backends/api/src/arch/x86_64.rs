@@ -1,0 +1,22 @@
+//! System call numbers of x86_64.
+
+use crate::call::Syscall;
+
+pub(super) fn number(call: Syscall) -> Option<i32> {
+    Some(match call {
+        Syscall::Accept => 43,
+        Syscall::Accept4 => 288,
+        Syscall::Bind => 49,
+        Syscall::Connect => 42,
+        Syscall::IoUringSetup => 425,
+        Syscall::Ioctl => 16,
+        Syscall::Listen => 50,
+        Syscall::PidfdGetfd => 438,
+        Syscall::Sendmmsg => 307,
+        Syscall::Sendmsg => 46,
+        Syscall::Sendto => 44,
+        Syscall::Setsockopt => 54,
+        Syscall::Socket => 41,
+        Syscall::Socketcall => return None,
+    })
+}

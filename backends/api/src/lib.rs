@@ -1,0 +1,284 @@
+//! What a sockstrace backend and the pipeline say to each other.
+//!
+//! A *backend* ([`Backend`]) runs or attaches to a program, stops the system calls that it is asked to
+//! stop ([`Trap`]), and carries out the answer ([`Reply`]). It knows nothing of proxies, policy or
+//! outputs. Whoever judges is a [`Handler`]: it is given each [`InterceptedCall`] with a [`Tracee`]
+//! through which the caller's memory and descriptors can be read.
+//!
+//! # What a backend owes
+//!
+//! - It launches PROGRAM (or attaches) so that no asked call runs unjudged, in any ABI of the machine.
+//! - It reports processes born, exec'd and gone as far as [`Capabilities`] says.
+//! - It carries out a reply exactly once, and gives the caller the errno and the signal behaviour that
+//!   the kernel would have given.
+//! - It fails closed: when the backend or the supervisor dies, trapped calls fail or the tree ends.
+//!
+//! The crate also holds what every backend needs: the system call tables ([`arch`]), building the
+//! seccomp filter that selects the calls ([`filter`]), starting a program ([`launch`]), reading another
+//! process ([`remote`], [`proc`]), and ending a whole process tree ([`tree`]).
+
+pub mod arch;
+pub mod call;
+pub mod filter;
+pub mod launch;
+pub mod proc;
+pub mod remote;
+pub mod signals;
+pub mod tree;
+
+use std::fmt;
+
+pub use call::{Abi, InterceptedCall, Syscall};
+pub use filter::{Comparison, Condition, Trap};
+pub use launch::Command;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use std::os::fd::OwnedFd;
+
+/// What may be asked of a backend before the program starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent yes/no properties, named at each use")]
+pub struct Capabilities {
+    /// A call can be refused with an errno of our choice.
+    pub refuse: bool,
+    /// A call can be replaced by a result that the supervisor obtained itself.
+    pub perform: bool,
+    /// The return value of a call that was let go is known.
+    pub observes_results: bool,
+    /// A running process can be attached to.
+    pub attach: bool,
+    /// Every process birth, exec and exit is reported.
+    pub reports_processes: bool,
+}
+
+/// What is to be watched, and how; the same for every backend.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The calls to stop at.
+    pub traps: Vec<Trap>,
+    /// `Some`: calls that are not named here fail with EPERM (`--syscalls strict`).
+    pub allowed_syscalls: Option<Vec<&'static str>>,
+    /// What becomes of descendants that outlive PROGRAM.
+    pub leftover: Leftover,
+    /// The handler wants [`Handler::returned`] for calls that it let continue.
+    pub observe_results: bool,
+    /// PROGRAM runs in a user namespace of its own, so that an unprivileged supervisor can read
+    /// processes that are not dumpable.
+    pub user_namespace: bool,
+}
+
+/// What becomes of descendants that outlive PROGRAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Leftover {
+    /// The backend returns when the last of them has ended.
+    #[default]
+    Wait,
+    /// They are ended with SIGKILL.
+    Kill,
+}
+
+/// How PROGRAM ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It exited with this status.
+    Exited(i32),
+    /// This signal ended it.
+    Signaled(i32),
+}
+
+impl Ended {
+    /// The status that a shell would report: the exit status, or 128 + signal.
+    #[must_use]
+    pub fn shell_status(self) -> i32 {
+        match self {
+            Self::Exited(status) => status,
+            Self::Signaled(signal) => 128_i32.saturating_add(signal),
+        }
+    }
+}
+
+/// A thread that is stopped in an intercepted call.
+///
+/// Everything read through it is a copy of what the tracee had at that moment, and must be taken once:
+/// other threads may change the original at any time.
+pub trait Tracee {
+    /// The id of the stopped thread.
+    fn tid(&self) -> Pid;
+
+    /// The process (thread group) that the thread belongs to.
+    fn pid(&self) -> Pid;
+
+    /// Copies `buffer.len()` bytes from `address`. Returns how many bytes could be read before the first
+    /// unmapped page (`Err(Fault)` if none).
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, MemoryError>;
+
+    /// Writes to the tracee's memory; all or an error.
+    fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError>;
+
+    /// A duplicate of the tracee's descriptor (close-on-exec), sharing its open file description.
+    ///
+    /// # Errors
+    /// EBADF where the tracee has no such descriptor; EPERM where the process can't be reached; ESRCH
+    /// where it is gone.
+    fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno>;
+
+    /// Whether the thread is still stopped in this very call (it may have been killed).
+    fn is_waiting(&self) -> bool;
+}
+
+/// Why memory of a tracee could not be read or written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryError {
+    /// The address isn't mapped, or not with the needed rights: the kernel would have said EFAULT.
+    Fault,
+    /// The process is out of our reach (not dumpable, another user namespace).
+    Denied,
+    /// The process is gone.
+    Gone,
+    /// The page isn't resident, so that reading it could block, and the caller has no time:
+    /// ask to be called again with [`Patience::MayBlock`].
+    WouldBlock,
+}
+
+/// Whether the handler may block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Other calls wait behind this one: answer at once or with [`Outcome::NeedsPatience`].
+    AtOnce,
+    /// The handler has a thread to itself and may wait for the network or for memory.
+    MayBlock,
+}
+
+/// What the handler answers.
+#[derive(Debug)]
+pub enum Outcome {
+    /// This is the answer.
+    Reply(Reply),
+    /// Nothing was done yet; call again with [`Patience::MayBlock`]. Never an answer to that.
+    NeedsPatience,
+}
+
+/// How an intercepted call ends.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The kernel carries the call out as it stands (it reads the tracee's memory anew).
+    Continue,
+    /// The call was performed on the tracee's behalf and gave this value.
+    Return(i64),
+    /// The call fails with this errno.
+    Fail(Errno),
+    /// A signal for the thread interrupted the call before anything was done: what the kernel does with
+    /// `ERESTARTSYS` (restart, or EINTR where the handler was installed without SA_RESTART).
+    Restart,
+    /// `socket(domain, kind, protocol)` is carried out with these very values, whatever now stands in
+    /// the tracee's memory (i386 `socketcall`).
+    OpenSocket {
+        /// Address family, as in socket(2).
+        domain: i32,
+        /// Type with its flags, as in socket(2).
+        kind: i32,
+        /// Protocol, as in socket(2).
+        protocol: i32,
+    },
+}
+
+/// A process event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessEvent {
+    /// A process was born. `parent` is 0 where it isn't known.
+    Born {
+        /// The new process.
+        pid: Pid,
+        /// Its parent.
+        parent: Pid,
+    },
+    /// The process runs a new program.
+    Exec {
+        /// The process.
+        pid: Pid,
+    },
+    /// The process ended; `None` where how is not known.
+    Gone {
+        /// The process.
+        pid: Pid,
+        /// How it ended.
+        ended: Option<Ended>,
+    },
+}
+
+/// The judge of intercepted calls. Shared by all threads of a backend.
+pub trait Handler: Send + Sync {
+    /// Judges one call and, where asked to, performs it.
+    fn handle(&self, call: &InterceptedCall, tracee: &dyn Tracee, patience: Patience) -> Outcome;
+
+    /// A call that was let continue gave this result (negative: −errno). Only from backends whose
+    /// [`Capabilities::observes_results`] is set, when [`Plan::observe_results`] asks for it.
+    fn returned(&self, call: &InterceptedCall, result: i64);
+
+    /// A call that was to be reported by [`Handler::returned`] never will be (its thread is gone).
+    fn abandoned(&self, call: &InterceptedCall);
+
+    /// A process was born, exec'd or ended.
+    fn process(&self, event: ProcessEvent);
+}
+
+/// Why a backend can't run, or stopped running.
+#[derive(Debug)]
+pub enum BackendError {
+    /// PROGRAM does not exist (exit status 127).
+    NotFound(String),
+    /// PROGRAM exists but can't be executed (exit status 126).
+    NotExecutable(String, Errno),
+    /// sockstrace itself failed: what, and why (exit status 125).
+    Failed(String, Errno),
+    /// The kernel or this user can't do what the backend needs: what, and what to change.
+    Unavailable(String),
+}
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound(program) => write!(f, "{program}: not found"),
+            Self::NotExecutable(program, errno) => write!(f, "{program}: can't be executed: {}", errno.desc()),
+            Self::Failed(what, errno) => write!(f, "{what}: {} ({errno:?})", errno.desc()),
+            Self::Unavailable(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for BackendError {}
+
+impl BackendError {
+    /// For `map_err`: names what was being done when `errno` came.
+    pub fn doing(what: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+        let what = what.into();
+        move |errno| Self::Failed(what, errno)
+    }
+}
+
+/// A finding of `sockstrace doctor`.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: String,
+    /// Whether it is there: `Some(false)` stops the backend from working, `None` only limits it.
+    pub works: Option<bool>,
+    /// Details, and what to change.
+    pub detail: String,
+}
+
+/// A way of intercepting system calls.
+pub trait Backend: Send + Sync {
+    /// The name for `--backend` and for events.
+    fn name(&self) -> &'static str;
+
+    /// What it can do on any machine where it works.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Looks whether it works for this kernel and this user, by trying.
+    fn probe(&self) -> Vec<Finding>;
+
+    /// Runs a program to its end (and, with [`Leftover::Wait`], to its last descendant's end), asking
+    /// `handler` for each trapped call.
+    fn run(&self, command: &Command, plan: &Plan, handler: &dyn Handler) -> Result<Ended, BackendError>;
+}

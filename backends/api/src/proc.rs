@@ -1,0 +1,187 @@
+//! What /proc says of a process: proc(5).
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+
+/// The lines of /proc/TID/status that sockstrace uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Status {
+    /// `Tgid`: the process that the thread belongs to.
+    pub tgid: i32,
+    /// `PPid`: its parent.
+    pub parent: i32,
+    /// `State`: `R`, `S`, `D`, `T`, `t`, `Z`, `X`.
+    pub state: u8,
+    /// `Threads`: how many threads the process has.
+    pub threads: u32,
+    /// `Uid`, real, effective, saved, file system.
+    pub uid: [u32; 4],
+    /// `Gid`, real, effective, saved, file system.
+    pub gid: [u32; 4],
+    /// `SigPnd`: signals pending for the thread, as a bit mask (bit 0 is signal 1).
+    pub pending: u64,
+    /// `ShdPnd`: signals pending for the process.
+    pub shared_pending: u64,
+    /// `SigBlk`: signals that the thread blocks.
+    pub blocked: u64,
+    /// `SigIgn`: signals that the process ignores.
+    pub ignored: u64,
+    /// `CapEff`: effective capabilities.
+    pub capabilities: u64,
+    /// `Umask`, where the kernel tells it.
+    pub umask: Option<u32>,
+    /// `Seccomp`: 0 none, 1 strict, 2 filter.
+    pub seccomp: u8,
+}
+
+impl Status {
+    /// Reads /proc/`tid`/status.
+    pub fn of(tid: Pid) -> Result<Self, Errno> {
+        let text = fs::read_to_string(format!("/proc/{tid}/status")).map_err(|error| gone(&error))?;
+        Ok(Self::parse(&text))
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut status = Self::default();
+        for line in text.lines() {
+            let Some((key, value)) = line.split_once(':') else { continue };
+            let value = value.trim();
+            let mask = || u64::from_str_radix(value, 16).unwrap_or(0);
+            match key {
+                "Tgid" => status.tgid = value.parse().unwrap_or(0),
+                "PPid" => status.parent = value.parse().unwrap_or(0),
+                "State" => status.state = value.bytes().next().unwrap_or(b'?'),
+                "Threads" => status.threads = value.parse().unwrap_or(0),
+                "Uid" => status.uid = four(value),
+                "Gid" => status.gid = four(value),
+                "SigPnd" => status.pending = mask(),
+                "ShdPnd" => status.shared_pending = mask(),
+                "SigBlk" => status.blocked = mask(),
+                "SigIgn" => status.ignored = mask(),
+                "CapEff" => status.capabilities = mask(),
+                "Umask" => status.umask = u32::from_str_radix(value, 8).ok(),
+                "Seccomp" => status.seccomp = value.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+        status
+    }
+
+    /// Signals that wait for this very thread and that it neither blocks nor ignores.
+    #[must_use]
+    pub fn deliverable(&self) -> u64 {
+        self.pending & !self.blocked & !self.ignored
+    }
+
+    /// Signals that wait for the process and that this thread would take.
+    #[must_use]
+    pub fn deliverable_to_process(&self) -> u64 {
+        self.shared_pending & !self.blocked & !self.ignored
+    }
+}
+
+fn four(value: &str) -> [u32; 4] {
+    let mut ids = value.split_ascii_whitespace().map(|id| id.parse().unwrap_or(u32::MAX));
+    std::array::from_fn(|_| ids.next().unwrap_or(u32::MAX))
+}
+
+/// A process whose files in /proc are gone is gone itself.
+fn gone(error: &std::io::Error) -> Errno {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => Errno::ESRCH,
+        Some(code) => Errno::from_raw(code),
+        None => Errno::EIO,
+    }
+}
+
+/// The thread's name (`comm`), at most 15 bytes, as the program set it.
+#[must_use]
+pub fn thread_name(tid: Pid) -> Option<OsString> {
+    use std::os::unix::ffi::OsStringExt;
+    let mut name = fs::read(format!("/proc/{tid}/comm")).ok()?;
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    Some(OsString::from_vec(name))
+}
+
+/// The executable's path, as the kernel tells it (` (deleted)` at its end where it is).
+#[must_use]
+pub fn executable(pid: Pid) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
+/// Parent, state and id of every process, from one pass over /proc.
+#[must_use]
+pub fn all_processes() -> Vec<Entry> {
+    let Ok(directory) = fs::read_dir("/proc") else { return Vec::new() };
+    directory
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Entry::of(Pid::from_raw(pid)))
+        .collect()
+}
+
+/// A process in /proc.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id.
+    pub pid: Pid,
+    /// Its parent.
+    pub parent: Pid,
+    /// Its state letter.
+    pub state: u8,
+}
+
+impl Entry {
+    fn of(pid: Pid) -> Option<Self> {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The name stands in parentheses and may hold anything, parentheses too.
+        let after_name = stat.iter().rposition(|&byte| byte == b')')?.checked_add(1)?;
+        let rest = str::from_utf8(stat.get(after_name..)?).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = fields.next()?.bytes().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        Some(Self { pid, parent: Pid::from_raw(parent), state })
+    }
+
+    /// Whether it has ended (a zombie, or about to vanish).
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_status_is_read() {
+        let status = Status::of(Pid::this()).unwrap();
+        assert_eq!(status.tgid, std::process::id() as i32);
+        assert!(status.threads >= 1);
+        assert_eq!(status.uid[1], nix::unistd::geteuid().as_raw());
+    }
+
+    #[test]
+    fn pending_signals_are_masked() {
+        let status = Status::parse("SigPnd:\t0000000000000006\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000000000\n");
+        assert_eq!(status.deliverable(), 4);
+    }
+
+    #[test]
+    fn a_missing_process_is_esrch() {
+        assert_eq!(Status::of(Pid::from_raw(i32::MAX)), Err(Errno::ESRCH));
+    }
+
+    #[test]
+    fn this_process_is_listed_with_its_parent() {
+        let me = all_processes().into_iter().find(|entry| entry.pid == Pid::this()).unwrap();
+        assert_eq!(me.parent, Pid::parent());
+        assert!(!me.has_ended());
+    }
+}

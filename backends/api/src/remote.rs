@@ -1,0 +1,272 @@
+//! Another process, seen from outside: its memory and its descriptors.
+//!
+//! A [`Remote`] holds a pidfd. As long as that can be used, the thread that it was opened for lives, and
+//! what was read by thread id *before* such a use came from that thread: so callers read memory first and
+//! duplicate descriptors second.
+
+use crate::MemoryError;
+use crate::proc::Status;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// `PIDFD_THREAD` (Linux 6.9): the pidfd is of the thread, not of its process.
+const PIDFD_THREAD: libc::c_uint = libc::O_EXCL as libc::c_uint;
+
+const PAGE: u64 = 4096;
+
+/// A thread of another process.
+#[derive(Debug)]
+pub struct Remote {
+    tid: Pid,
+    pid: Pid,
+    pidfd: OwnedFd,
+    pagemap: OnceLock<Option<File>>,
+}
+
+impl Remote {
+    /// Opens the thread.
+    ///
+    /// # Errors
+    /// ESRCH where it is gone; EMFILE and the like where we can't.
+    pub fn open(tid: Pid) -> Result<Self, Errno> {
+        let thread = pidfd_open(tid, PIDFD_THREAD);
+        let pid = Pid::from_raw(Status::of(tid)?.tgid);
+        let pidfd = match thread {
+            Err(Errno::EINVAL) if shares_descriptors(tid, pid)? => pidfd_open(pid, 0)?,
+            // Before 6.9 a thread with a descriptor table of its own is out of reach.
+            Err(Errno::EINVAL) => return Err(Errno::EPERM),
+            other => other?,
+        };
+        Ok(Self { tid, pid, pidfd, pagemap: OnceLock::new() })
+    }
+
+    /// The thread.
+    #[must_use]
+    pub fn tid(&self) -> Pid {
+        self.tid
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Whether the thread still exists.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        // A pidfd polls readable when its task has ended.
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+    }
+
+    /// See [`crate::Tracee::duplicate`].
+    pub fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        // SAFETY: takes integers only.
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.pidfd.as_raw_fd(), fd, 0) };
+        let duplicate = Errno::result(result)?;
+        // SAFETY: the kernel has just made this descriptor for us (close-on-exec).
+        Ok(unsafe { OwnedFd::from_raw_fd(duplicate as i32) })
+    }
+
+    /// See [`crate::Tracee::read`]; blocks where the page has to be brought in.
+    pub fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, MemoryError> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let end = address.checked_add(buffer.len() as u64).ok_or(MemoryError::Fault)?;
+        let wanted = buffer.len();
+        let mut done = 0_usize;
+        // An element that can't be read whole may be refused whole: so one element a page, many at once.
+        while done < wanted {
+            let mut pages = Vec::with_capacity(2);
+            let mut from = address.saturating_add(done as u64);
+            while from < end && pages.len() < 1024 {
+                let to = end.min((from / PAGE).saturating_add(1).saturating_mul(PAGE));
+                pages.push(RemoteIoVec { base: from as usize, len: to.saturating_sub(from) as usize });
+                from = to;
+            }
+            let span: usize = pages.iter().map(|page| page.len).sum();
+            let Some(target) = buffer.get_mut(done..).and_then(|rest| rest.get_mut(..span)) else { break };
+            match process_vm_readv(self.tid, &mut [IoSliceMut::new(target)], &pages) {
+                Ok(0) => break,
+                Ok(read) => {
+                    done = done.saturating_add(read);
+                    if read < span {
+                        break;
+                    }
+                }
+                Err(errno) if done == 0 => return Err(memory_error(errno)),
+                Err(_) => break,
+            }
+        }
+        if done == 0 { Err(MemoryError::Fault) } else { Ok(done) }
+    }
+
+    /// See [`crate::Tracee::write`].
+    pub fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        address.checked_add(data.len() as u64).ok_or(MemoryError::Fault)?;
+        let remote = [RemoteIoVec { base: address as usize, len: data.len() }];
+        match process_vm_writev(self.tid, &[IoSlice::new(data)], &remote) {
+            Ok(written) if written == data.len() => Ok(()),
+            Ok(_) => Err(MemoryError::Fault),
+            Err(errno) => Err(memory_error(errno)),
+        }
+    }
+
+    /// Whether every page of the range is resident, so that reading it can't block (unless another
+    /// thread drops the page just now). `false` where that can't be known.
+    #[must_use]
+    pub fn is_resident(&self, address: u64, length: usize) -> bool {
+        const PRESENT: u64 = 1 << 63; // Documentation/admin-guide/mm/pagemap.rst
+        let Some(last) = address.checked_add((length as u64).max(1) - 1) else { return true };
+        let pagemap = self.pagemap.get_or_init(|| File::open(format!("/proc/{}/pagemap", self.tid)).ok());
+        let Some(pagemap) = pagemap else { return false };
+        (address / PAGE..=last / PAGE).all(|page| {
+            let mut entry = [0; 8];
+            let read = page.checked_mul(8).map(|offset| pagemap.read_exact_at(&mut entry, offset));
+            matches!(read, Some(Ok(()))) && u64::from_ne_bytes(entry) & PRESENT != 0
+        })
+    }
+}
+
+fn memory_error(errno: Errno) -> MemoryError {
+    match errno {
+        Errno::ESRCH => MemoryError::Gone,
+        Errno::EPERM => MemoryError::Denied,
+        _ => MemoryError::Fault,
+    }
+}
+
+fn pidfd_open(pid: Pid, flags: libc::c_uint) -> Result<OwnedFd, Errno> {
+    // SAFETY: takes integers only.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) };
+    let fd = Errno::result(result)?;
+    // SAFETY: the kernel has just made this descriptor for us (close-on-exec).
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Whether the two tasks share one descriptor table: kcmp(2) with `KCMP_FILES`.
+fn shares_descriptors(tid: Pid, pid: Pid) -> Result<bool, Errno> {
+    const KCMP_FILES: i32 = 2;
+    if tid == pid {
+        return Ok(true);
+    }
+    // SAFETY: takes integers only.
+    let result = unsafe { libc::syscall(libc::SYS_kcmp, tid.as_raw(), pid.as_raw(), KCMP_FILES, 0, 0) };
+    Errno::result(result).map(|order| order == 0)
+}
+
+/// The threads that were met lately, so that a judged call need not open a pidfd.
+#[derive(Debug)]
+pub struct RemoteCache {
+    known: Mutex<HashMap<i32, Arc<Remote>>>,
+    capacity: usize,
+}
+
+impl RemoteCache {
+    /// A cache that keeps at most `capacity` descriptors open.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { known: Mutex::new(HashMap::new()), capacity: capacity.max(1) }
+    }
+
+    /// The thread, from the cache or opened anew. What comes from the cache may be gone meanwhile: see
+    /// [`RemoteCache::renew`].
+    pub fn get(&self, tid: Pid) -> Result<Arc<Remote>, Errno> {
+        if let Some(remote) = self.lock().get(&tid.as_raw()) {
+            return Ok(Arc::clone(remote));
+        }
+        self.renew(tid)
+    }
+
+    /// Opens the thread anew and replaces what the cache had.
+    pub fn renew(&self, tid: Pid) -> Result<Arc<Remote>, Errno> {
+        let remote = match Remote::open(tid) {
+            Err(Errno::EMFILE) => {
+                self.lock().clear();
+                Remote::open(tid)
+            }
+            other => other,
+        };
+        let mut known = self.lock();
+        known.remove(&tid.as_raw());
+        let remote = Arc::new(remote?);
+        if known.len() >= self.capacity {
+            known.retain(|_, remote| remote.is_alive());
+        }
+        if known.len() >= self.capacity {
+            known.clear();
+        }
+        known.insert(tid.as_raw(), Arc::clone(&remote));
+        Ok(remote)
+    }
+
+    /// Forgets a thread that has ended.
+    pub fn forget(&self, tid: Pid) {
+        self.lock().remove(&tid.as_raw());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Arc<Remote>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_stop_before_the_first_hole() {
+        // Three pages, the middle one taken away.
+        let size = std::num::NonZeroUsize::new(3 * PAGE as usize).unwrap();
+        let (prot, flags) = (
+            nix::sys::mman::ProtFlags::PROT_READ | nix::sys::mman::ProtFlags::PROT_WRITE,
+            nix::sys::mman::MapFlags::MAP_PRIVATE,
+        );
+        // SAFETY: a fresh mapping, one page of which is taken away again; never dereferenced here.
+        let base = unsafe { nix::sys::mman::mmap_anonymous(None, size, prot, flags) }.unwrap().as_ptr() as u64;
+        // SAFETY: as above.
+        unsafe {
+            nix::sys::mman::munmap(std::ptr::NonNull::new((base + PAGE) as *mut _).unwrap(), PAGE as usize).unwrap();
+        }
+        let me = Remote::open(nix::unistd::gettid()).unwrap();
+        let mut buffer = vec![1; 3 * PAGE as usize];
+        assert_eq!(me.read(base, &mut buffer), Ok(PAGE as usize));
+        assert_eq!(me.read(base + PAGE - 2, &mut buffer[..4]), Ok(2));
+        assert_eq!(me.read(base + PAGE, &mut buffer[..4]), Err(MemoryError::Fault));
+        assert_eq!(me.read(u64::MAX - 1, &mut buffer[..4]), Err(MemoryError::Fault));
+        assert_eq!(me.read(0, &mut []), Ok(0));
+        assert!(!me.is_resident(base + PAGE, 1));
+        assert!(me.is_resident(buffer.as_ptr() as u64, buffer.len()));
+    }
+
+    #[test]
+    fn descriptors_are_duplicated() {
+        let me = Remote::open(nix::unistd::gettid()).unwrap();
+        assert!(me.duplicate(me.pidfd.as_raw_fd()).is_ok());
+        assert_eq!(me.duplicate(-1).unwrap_err(), Errno::EBADF);
+        assert!(me.is_alive());
+    }
+
+    #[test]
+    fn the_cache_keeps_within_its_capacity() {
+        let cache = RemoteCache::new(1);
+        let me = nix::unistd::gettid();
+        let first = cache.get(me).unwrap();
+        assert!(Arc::ptr_eq(&first, &cache.get(me).unwrap()));
+        cache.get(Pid::this()).unwrap();
+        assert!(cache.lock().len() <= 1);
+    }
+}

@@ -1,0 +1,68 @@
+//! The tree of traced processes: all descendants of this process, daemons included.
+//!
+//! The supervisor is a child subreaper (`PR_SET_CHILD_SUBREAPER`, prctl(2)): a descendant whose parent
+//! ends is reparented to us, so that none leaves the tree. Everything below us is PROGRAM's.
+
+use crate::proc::{self, Entry};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::HashSet;
+use std::time::Duration;
+
+/// Makes orphans of the tree ours.
+pub fn become_subreaper() -> Result<(), Errno> {
+    nix::sys::prctl::set_child_subreaper(true)
+}
+
+/// The living descendants of this process.
+#[must_use]
+pub fn descendants() -> Vec<Pid> {
+    descendants_in(&proc::all_processes(), Pid::this())
+}
+
+fn descendants_in(all: &[Entry], root: Pid) -> Vec<Pid> {
+    let mut family = HashSet::from([root]);
+    loop {
+        let before = family.len();
+        family.extend(all.iter().filter(|entry| family.contains(&entry.parent)).map(|entry| entry.pid).collect::<Vec<_>>());
+        if family.len() == before {
+            break;
+        }
+    }
+    all.iter().filter(|entry| entry.pid != root && family.contains(&entry.pid) && !entry.has_ended()).map(|e| e.pid).collect()
+}
+
+/// Ends every descendant of this process with SIGKILL, those included that are forked meanwhile, and
+/// returns when none is left alive. Does not reap them: whoever waits for children does.
+pub fn kill_descendants() {
+    let mut pause = Duration::from_micros(200);
+    loop {
+        let alive = descendants();
+        if alive.is_empty() {
+            return;
+        }
+        // First stop them all, so that a fork in a loop can't outrun us, then end them.
+        for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+            for pid in &alive {
+                // It may have ended meanwhile (ESRCH), or be a set-user-ID program that is not ours to
+                // signal (EPERM): no_new_privs prevents that for ordinary users.
+                let _: Result<(), Errno> = kill(*pid, signal);
+            }
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descendants_are_found_over_generations() {
+        let entry = |pid, parent, state| Entry { pid: Pid::from_raw(pid), parent: Pid::from_raw(parent), state };
+        let all = [entry(30, 20, b'S'), entry(20, 10, b'Z'), entry(10, 1, b'S'), entry(40, 1, b'S'), entry(31, 30, b'Z')];
+        assert_eq!(descendants_in(&all, Pid::from_raw(10)), [Pid::from_raw(30)]);
+    }
+}
