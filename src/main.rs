@@ -1,1 +1,50 @@
-fn main() {}
+//! The program: parse, run, exit status.
+
+use sockstrace::cli::{self, Invocation};
+use sockstrace::config::{self, Config, Leftover};
+use sockstrace::{backends, background, doctor, run};
+use sockstrace_backend::signals::Inherited;
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let inherited = match Inherited::capture() {
+        Ok(inherited) => inherited,
+        Err(errno) => return complain(&format!("reading the signal mask: {}", errno.desc())),
+    };
+    let invocation = match cli::parse(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(status) => return ExitCode::from(status),
+    };
+    match invocation {
+        Invocation::Run(run) => {
+            let config = match Config::load(*run, &|name| std::env::var_os(name)) {
+                Ok(config) => config,
+                Err(error) => return complain(&error.to_string()),
+            };
+            ExitCode::from(match config.leftover {
+                Leftover::Background => background::run(config, inherited),
+                Leftover::Wait | Leftover::Kill => run::run(config, inherited, |_| ()),
+            })
+        }
+        Invocation::Doctor => {
+            let backends = backends::all();
+            let findings: Vec<_> = backends.iter().map(|backend| (backend.name(), backend.probe())).collect();
+            match doctor::print(&findings, &mut std::io::stdout().lock()) {
+                Ok(true) => ExitCode::SUCCESS,
+                Ok(false) => ExitCode::FAILURE,
+                Err(error) => complain(&format!("writing: {error}")),
+            }
+        }
+        Invocation::Report(_) => match config::check_command("report") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error.to_string()),
+        },
+    }
+}
+
+fn complain(what: &str) -> ExitCode {
+    // Not eprintln!, which panics where standard error is closed.
+    let _: std::io::Result<()> = writeln!(std::io::stderr(), "sockstrace: {what}");
+    ExitCode::from(cli::FAILURE)
+}

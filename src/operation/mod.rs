@@ -4,8 +4,10 @@
 
 pub mod address;
 pub mod decode;
+pub mod interest;
 pub mod layout;
 pub mod netlink;
+pub mod option;
 pub mod socket;
 
 pub use address::{Address, UnixAddress};

@@ -41,6 +41,15 @@ impl Trap {
     }
 }
 
+/// A call that a backend stops at for its own purposes: no [`crate::Handler`] ever sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnTrap {
+    /// The call's name, as libseccomp knows it.
+    pub name: &'static str,
+    /// As [`Trap::conditions`].
+    pub conditions: Vec<Condition>,
+}
+
 /// A test of one argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
@@ -82,7 +91,9 @@ impl Comparison {
         Self::Masked { mask: 0xFFFF_FFFF, expected: u64::from(value as u32) }
     }
 
-    fn holds(self, value: u64) -> bool {
+    /// Whether an argument of this value passes the test.
+    #[must_use]
+    pub fn holds(self, value: u64) -> bool {
         match self {
             Self::NotEqual(other) => value != other,
             Self::Greater(other) => value > other,
@@ -122,6 +133,18 @@ impl Filter {
     /// # Errors
     /// Where libseccomp can't express it: a bug, or a libseccomp that is too old.
     pub fn intercepting(traps: &[Trap], interception: Interception) -> Result<Self, BackendError> {
+        Self::intercepting_also(traps, &[], interception)
+    }
+
+    /// The filter that intercepts `traps`, and `own`: calls that the backend wants to see for itself.
+    ///
+    /// # Errors
+    /// As [`Filter::intercepting`].
+    pub fn intercepting_also(
+        traps: &[Trap],
+        own: &[OwnTrap],
+        interception: Interception,
+    ) -> Result<Self, BackendError> {
         let action = match interception {
             Interception::Notify => ScmpAction::Notify,
             Interception::Trace => ScmpAction::Trace(0),
@@ -135,6 +158,9 @@ impl Filter {
                 add(&mut context, action, Syscall::Socketcall.name(), &[is_it])?;
             }
             add(&mut context, action, trap.syscall.name(), &trap.conditions)?;
+        }
+        for trap in own {
+            add(&mut context, action, trap.name, &trap.conditions)?;
         }
         export(&context)
     }
@@ -193,7 +219,9 @@ fn export(context: &ScmpFilterContext) -> Result<Filter, BackendError> {
     let mut file = File::from(fd);
     context.export_bpf(&file).map_err(|error| failure("exporting the seccomp filter", &error))?;
     let mut bytes = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(|error| failed("reading it", errno_of(&error)))?;
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .map_err(|error| failed("reading it", errno_of(&error)))?;
     let (instructions, rest) = bytes.as_chunks::<8>();
     if !rest.is_empty() || instructions.is_empty() || instructions.len() > 4096 {
         return Err(failed("its length makes no sense", Errno::EINVAL));

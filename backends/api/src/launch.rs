@@ -354,7 +354,8 @@ impl ChildPlan {
         await_go(go);
         if self.no_new_privs {
             // SAFETY: takes integers only.
-            check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).map_err(at(Stage::PrivilegesFailed))?;
+            check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
+                .map_err(at(Stage::PrivilegesFailed))?;
         }
         let mut listener = -1;
         if let Some(filter) = &self.intercepting {

@@ -20,8 +20,10 @@
 pub mod arch;
 pub mod call;
 pub mod filter;
+pub mod job;
 pub mod launch;
 pub mod proc;
+pub mod reap;
 pub mod remote;
 pub mod signals;
 pub mod tree;
@@ -34,6 +36,7 @@ pub use launch::Command;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// What may be asked of a backend before the program starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +154,7 @@ pub enum Patience {
 
 /// What the handler answers.
 #[derive(Debug)]
+#[must_use]
 pub enum Outcome {
     /// This is the answer.
     Reply(Reply),
@@ -220,6 +224,9 @@ pub trait Handler: Send + Sync {
 
     /// A process was born, exec'd or ended.
     fn process(&self, event: ProcessEvent);
+
+    /// PROGRAM itself has ended; descendants of it may go on.
+    fn program_ended(&self, _ended: Ended) {}
 }
 
 /// Why a backend can't run, or stopped running.
@@ -280,5 +287,5 @@ pub trait Backend: Send + Sync {
 
     /// Runs a program to its end (and, with [`Leftover::Wait`], to its last descendant's end), asking
     /// `handler` for each trapped call.
-    fn run(&self, command: &Command, plan: &Plan, handler: &dyn Handler) -> Result<Ended, BackendError>;
+    fn run(&self, command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<Ended, BackendError>;
 }

@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn pending_signals_are_masked() {
-        let status = Status::parse("SigPnd:\t0000000000000006\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000000000\n");
+        let status =
+            Status::parse("SigPnd:\t0000000000000006\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000000000\n");
         assert_eq!(status.deliverable(), 4);
     }
 

@@ -158,7 +158,7 @@ fn pidfd_open(pid: Pid, flags: libc::c_uint) -> Result<OwnedFd, Errno> {
 }
 
 /// Whether the two tasks share one descriptor table: kcmp(2) with `KCMP_FILES`.
-fn shares_descriptors(tid: Pid, pid: Pid) -> Result<bool, Errno> {
+pub fn shares_descriptors(tid: Pid, pid: Pid) -> Result<bool, Errno> {
     const KCMP_FILES: i32 = 2;
     if tid == pid {
         return Ok(true);
@@ -239,7 +239,8 @@ mod tests {
         let base = unsafe { nix::sys::mman::mmap_anonymous(None, size, prot, flags) }.unwrap().as_ptr() as u64;
         // SAFETY: as above.
         unsafe {
-            nix::sys::mman::munmap(std::ptr::NonNull::new((base + PAGE) as *mut _).unwrap(), PAGE as usize).unwrap();
+            nix::sys::mman::munmap(std::ptr::NonNull::new((base + PAGE) as *mut _).unwrap(), PAGE as usize)
+                .unwrap();
         }
         let me = Remote::open(nix::unistd::gettid()).unwrap();
         let mut buffer = vec![1; 3 * PAGE as usize];

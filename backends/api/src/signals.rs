@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// The highest signal number of Linux.
 pub const HIGHEST: i32 = 64;
@@ -87,8 +87,7 @@ pub fn block_all() -> Result<SigSet, Errno> {
 pub fn make_interrupting(signal: Signal) -> Result<(), Errno> {
     extern "C" fn nothing(_: i32) {}
     let handler = nix::sys::signal::SigHandler::Handler(nothing);
-    let action =
-        nix::sys::signal::SigAction::new(handler, nix::sys::signal::SaFlags::empty(), SigSet::empty());
+    let action = nix::sys::signal::SigAction::new(handler, nix::sys::signal::SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler does nothing, which is async-signal-safe.
     unsafe { nix::sys::signal::sigaction(signal, &action) }.map(drop)
 }

@@ -25,12 +25,17 @@ fn descendants_in(all: &[Entry], root: Pid) -> Vec<Pid> {
     let mut family = HashSet::from([root]);
     loop {
         let before = family.len();
-        family.extend(all.iter().filter(|entry| family.contains(&entry.parent)).map(|entry| entry.pid).collect::<Vec<_>>());
+        family.extend(
+            all.iter().filter(|entry| family.contains(&entry.parent)).map(|entry| entry.pid).collect::<Vec<_>>(),
+        );
         if family.len() == before {
             break;
         }
     }
-    all.iter().filter(|entry| entry.pid != root && family.contains(&entry.pid) && !entry.has_ended()).map(|e| e.pid).collect()
+    all.iter()
+        .filter(|entry| entry.pid != root && family.contains(&entry.pid) && !entry.has_ended())
+        .map(|e| e.pid)
+        .collect()
 }
 
 /// Ends every descendant of this process with SIGKILL, those included that are forked meanwhile, and
@@ -62,7 +67,8 @@ mod tests {
     #[test]
     fn descendants_are_found_over_generations() {
         let entry = |pid, parent, state| Entry { pid: Pid::from_raw(pid), parent: Pid::from_raw(parent), state };
-        let all = [entry(30, 20, b'S'), entry(20, 10, b'Z'), entry(10, 1, b'S'), entry(40, 1, b'S'), entry(31, 30, b'Z')];
+        let all =
+            [entry(30, 20, b'S'), entry(20, 10, b'Z'), entry(10, 1, b'S'), entry(40, 1, b'S'), entry(31, 30, b'Z')];
         assert_eq!(descendants_in(&all, Pid::from_raw(10)), [Pid::from_raw(30)]);
     }
 }

@@ -1,0 +1,85 @@
+//! The registers of a stopped tracee, by pete.
+
+use crate::arch;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use sockstrace_backend::Abi;
+
+/// The kernel's `ERESTARTSYS`.
+const ERESTARTSYS: i64 = 512;
+
+/// A copy of a tracee's registers; [`Registers::store`] puts it back.
+///
+/// i386 tracees have them in the 64-bit layout too.
+#[derive(Debug, Clone, Copy)]
+pub struct Registers {
+    tid: Pid,
+    values: pete::Registers,
+}
+
+impl Registers {
+    /// Copies them.
+    pub fn load(tid: Pid) -> Result<Self, Errno> {
+        let values = tracee(tid).registers().map_err(|error| errno(&error))?;
+        Ok(Self { tid, values })
+    }
+
+    /// Writes them back.
+    pub fn store(&self) -> Result<(), Errno> {
+        tracee(self.tid).set_registers(self.values).map_err(|error| errno(&error))
+    }
+
+    /// At a call's entry: it isn't carried out, and gives `value`.
+    pub fn skip(&mut self, value: i64) -> Result<(), Errno> {
+        arch::set_number(self.tid, &mut self.values, -1)?;
+        arch::set_result(&mut self.values, value);
+        Ok(())
+    }
+
+    /// At a call's entry: it becomes another.
+    pub fn set_call(&mut self, number: i32) -> Result<(), Errno> {
+        arch::set_number(self.tid, &mut self.values, number)
+    }
+
+    /// At a call's exit: what it gives.
+    pub fn set_result(&mut self, value: i64) {
+        arch::set_result(&mut self.values, value);
+    }
+
+    /// At a call's exit: the call was number `number` and was interrupted before it did anything.
+    pub fn set_interrupted(&mut self, number: i32) -> Result<(), Errno> {
+        arch::set_number(self.tid, &mut self.values, number)?;
+        arch::set_result(&mut self.values, -ERESTARTSYS);
+        Ok(())
+    }
+
+    /// At a call's exit: call number `number` is made instead of going on.
+    pub fn make_again(&mut self, number: i32) {
+        arch::make_again(&mut self.values, number);
+    }
+
+    /// The registers that hold a call's arguments.
+    pub fn arguments(&self, abi: Abi) -> [u64; 6] {
+        arch::arguments(&self.values, abi)
+    }
+
+    /// Sets them. At a call's exit, where one of them holds the result as well, that is kept.
+    pub fn set_arguments(&mut self, abi: Abi, arguments: [u64; 6], at_exit: bool) {
+        arch::set_arguments(&mut self.values, abi, arguments, at_exit);
+    }
+}
+
+fn tracee(tid: Pid) -> pete::Tracee {
+    pete::Tracee::new(pete::Pid::from_raw(tid.as_raw()), None, pete::Stop::SyscallEnter)
+}
+
+/// pete's nix is another version than ours.
+fn errno(error: &pete::Error) -> Errno {
+    match error {
+        pete::Error::TraceeDied { source, .. } | pete::Error::Attach { source, .. } | pete::Error::OS(source) => {
+            Errno::from_raw(*source as i32)
+        }
+        pete::Error::IO(error) => error.raw_os_error().map_or(Errno::EIO, Errno::from_raw),
+        pete::Error::Internal(_) => Errno::EIO,
+    }
+}

@@ -1,0 +1,183 @@
+//! What the tracer knows of each tracee.
+
+use crate::frame::Frame;
+use nix::unistd::Pid;
+use sockstrace_backend::InterceptedCall;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A traced thread.
+#[derive(Debug)]
+pub struct Thread {
+    /// Its process.
+    pub pid: Pid,
+    /// What it is doing, as far as that concerns the tracer.
+    pub phase: Phase,
+    /// A call that is about to be made again after it was judged at its exit.
+    pub again: Option<Again>,
+}
+
+/// What a thread is doing.
+#[derive(Debug, Default)]
+pub enum Phase {
+    /// Its own business.
+    #[default]
+    Running,
+    /// It is stopped while a worker judges its call.
+    Judged {
+        /// The call.
+        call: InterceptedCall,
+        /// Where it stands.
+        stand: Stand,
+        /// Tells the handler that the thread is still there.
+        waiting: Arc<AtomicBool>,
+    },
+    /// It is on its way to the exit of a call, where something is to be done.
+    Leaving(AtExit),
+    /// A call whose result is wanted was interrupted: it gives EINTR or is made again.
+    Interrupted {
+        /// The call.
+        call: InterceptedCall,
+        /// As it was made.
+        frame: Frame,
+        /// After so many further stops nobody cares any more.
+        patience: u8,
+    },
+}
+
+/// Where a call is judged.
+#[derive(Debug, Clone, Copy)]
+pub enum Stand {
+    /// Before it is carried out.
+    Entry(Frame),
+    /// At its exit, made harmless: it was not carried out, but the program's own filters passed it.
+    Exit(Frame),
+}
+
+/// What is to be done at the exit of a call.
+#[derive(Debug)]
+pub enum AtExit {
+    /// Report the result.
+    Observe(InterceptedCall, Frame),
+    /// Let the kernel restart it or make it fail with EINTR.
+    Restart(Frame),
+    /// Restore the registers, and report the result.
+    Restore(Frame, Box<[u64; 6]>, Option<InterceptedCall>),
+    /// Restore what was changed in memory.
+    Poke {
+        /// Where.
+        address: u64,
+        /// What was there.
+        word: u64,
+    },
+    /// See whether the harmless call came through, and judge the real one.
+    Judge(Box<Harmless>),
+}
+
+/// A call that was made harmless, so that the program's own filters have their say before it is judged.
+#[derive(Debug)]
+pub struct Harmless {
+    /// The call as it was made.
+    pub frame: Frame,
+    /// Which one it is.
+    pub syscall: sockstrace_backend::Syscall,
+    /// The registers that held its arguments.
+    pub arguments: [u64; 6],
+    /// The error that it must give when it comes through.
+    pub error: nix::errno::Errno,
+}
+
+/// A call that is made again from the same place, judged already.
+#[derive(Debug)]
+pub struct Again {
+    /// As it will be seen.
+    pub frame: Frame,
+    /// What is to be done at its exit.
+    pub at_exit: Option<AtExit>,
+}
+
+impl Phase {
+    /// The call whose result was to be reported, if the phase ends without one.
+    pub fn unreported(&self) -> Option<&InterceptedCall> {
+        match self {
+            Self::Leaving(AtExit::Observe(call, _) | AtExit::Restore(_, _, Some(call)))
+            | Self::Interrupted { call, .. } => Some(call),
+            _ => None,
+        }
+    }
+}
+
+/// All traced threads, and the processes that they make up.
+#[derive(Debug, Default)]
+pub struct Threads {
+    threads: HashMap<i32, Thread>,
+    processes: HashMap<i32, HashSet<i32>>,
+}
+
+impl Threads {
+    /// The thread, if it is known.
+    pub fn get(&mut self, tid: Pid) -> Option<&mut Thread> {
+        self.threads.get_mut(&tid.as_raw())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Adds a thread; whether its process is new.
+    pub fn add(&mut self, tid: Pid, pid: Pid) -> bool {
+        self.threads.insert(tid.as_raw(), Thread { pid, phase: Phase::Running, again: None });
+        let siblings = self.processes.entry(pid.as_raw()).or_default();
+        let is_new = siblings.is_empty();
+        siblings.insert(tid.as_raw());
+        is_new
+    }
+
+    /// Removes a thread; the process with it where that was its last.
+    pub fn remove(&mut self, tid: Pid) -> Option<(Thread, bool)> {
+        let thread = self.threads.remove(&tid.as_raw())?;
+        if let Phase::Judged { waiting, .. } = &thread.phase {
+            waiting.store(false, Ordering::Release);
+        }
+        let mut last = false;
+        if let Some(siblings) = self.processes.get_mut(&thread.pid.as_raw()) {
+            siblings.remove(&tid.as_raw());
+            last = siblings.is_empty();
+        }
+        if last {
+            self.processes.remove(&thread.pid.as_raw());
+        }
+        Some((thread, last))
+    }
+
+    /// All processes.
+    pub fn processes(&self) -> Vec<Pid> {
+        self.processes.keys().map(|pid| Pid::from_raw(*pid)).collect()
+    }
+
+    /// The other threads of a process than the one with the process's own id.
+    pub fn others(&self, pid: Pid) -> Vec<Pid> {
+        let siblings = self.processes.get(&pid.as_raw());
+        siblings.into_iter().flatten().filter(|tid| **tid != pid.as_raw()).map(|tid| Pid::from_raw(*tid)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_lasts_as_long_as_its_last_thread() {
+        let (leader, second) = (Pid::from_raw(10), Pid::from_raw(11));
+        let mut threads = Threads::default();
+        assert!(threads.add(leader, leader));
+        assert!(!threads.add(second, leader));
+        assert_eq!(threads.others(leader), [second]);
+        assert!(!threads.remove(leader).unwrap().1);
+        assert!(threads.remove(second).unwrap().1);
+        assert!(threads.remove(second).is_none());
+        assert_eq!(threads.count(), 0);
+    }
+}

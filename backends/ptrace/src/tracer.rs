@@ -1,0 +1,358 @@
+//! The loop: waits for the next stop, and does what is due.
+//!
+//! All ptrace requests come from the thread that runs it, as the kernel wants.
+
+use crate::control::{self, Resume};
+use crate::select::Selector;
+use crate::stops::{self, Change};
+use crate::threads::{AtExit, Phase, Thread, Threads};
+use crate::worker::Workers;
+use nix::errno::Errno;
+use nix::sys::ptrace::Options;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sockstrace_backend::job::Supervision;
+use sockstrace_backend::launch::Started;
+use sockstrace_backend::proc::Status;
+use sockstrace_backend::remote::RemoteCache;
+use sockstrace_backend::{BackendError, Ended, Handler, Leftover, Plan, ProcessEvent, tree};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Until PROGRAM runs: its end is then its parent's, our own, business alone.
+pub fn options_before_exec() -> Options {
+    Options::PTRACE_O_EXITKILL | Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACESYSGOOD
+}
+
+fn options(mode: Mode) -> Options {
+    let common = options_before_exec()
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACEEXIT;
+    match mode {
+        Mode::Filtered => common | Options::PTRACE_O_TRACESECCOMP,
+        // Without the option, calls that a filter of the program's own wants traced fail with ENOSYS, as
+        // they would without us.
+        Mode::FullStop => common,
+    }
+}
+
+/// How calls are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A seccomp filter stops those that matter.
+    Filtered,
+    /// Every call of every thread stops, twice.
+    FullStop,
+}
+
+/// The tracer of one program.
+pub struct Tracer {
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) selector: Selector,
+    pub(crate) mode: Mode,
+    pub(crate) threads: Threads,
+    pub(crate) remotes: Arc<RemoteCache>,
+    pub(crate) workers: Workers,
+    pub(crate) observe: bool,
+    pub(crate) last_id: u64,
+    /// Tracees that were seen before the event that announces them.
+    unannounced: HashSet<i32>,
+    supervision: Supervision,
+    leftover: Leftover,
+    program: Pid,
+    /// Until PROGRAM is executed.
+    started: Option<Started>,
+    ended: Option<Ended>,
+    failure: Option<BackendError>,
+    /// PROGRAM is in a group-stop that was noticed.
+    stopped: bool,
+    /// The signal of a group-stop that we are to follow.
+    follow: Option<i32>,
+    /// Whatever is left is to end: new tracees too.
+    killing: bool,
+}
+
+impl Tracer {
+    /// A tracer for a child that was seized and told to execute PROGRAM.
+    pub fn new(
+        plan: &Plan,
+        mode: Mode,
+        handler: Arc<dyn Handler>,
+        workers: Workers,
+        supervision: Supervision,
+        started: Started,
+    ) -> Self {
+        let program = started.pid();
+        let mut tracer = Self {
+            handler,
+            selector: Selector::new(&plan.traps),
+            mode,
+            threads: Threads::default(),
+            remotes: Arc::new(RemoteCache::new(remotes_to_keep())),
+            workers,
+            observe: plan.observe_results,
+            last_id: 0,
+            unannounced: HashSet::new(),
+            supervision,
+            leftover: plan.leftover,
+            program,
+            started: Some(started),
+            ended: None,
+            failure: None,
+            stopped: false,
+            follow: None,
+            killing: false,
+        };
+        tracer.threads.add(program, program);
+        tracer.handler.process(ProcessEvent::Born { pid: program, parent: Pid::this() });
+        tracer
+    }
+
+    /// Runs until no tracee and no child is left.
+    pub fn run(mut self) -> Result<Ended, BackendError> {
+        let mut changes = Vec::new();
+        loop {
+            self.carry_out_answers();
+            match control::wait() {
+                Ok(change) => changes.push(change),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ECHILD) => break,
+                Err(errno) => {
+                    // Without a tracer's answers the tree hangs: end it, with ourselves unharmed.
+                    tree::kill_descendants();
+                    return Err(BackendError::Failed("waiting for the traced program".into(), errno));
+                }
+            }
+            // The kernel reports the oldest tracee first, so that one in a tight loop would leave the others
+            // without a turn: take all that stopped, then serve each once.
+            while self.threads.count() > 1
+                && changes.len() < 4096
+                && let Some(change) = control::poll()
+            {
+                changes.push(change);
+            }
+            for (tid, change) in changes.drain(..) {
+                self.on_change(tid, change);
+            }
+            if let Some(signal) = self.follow.take() {
+                self.supervision.stop_like_program(signal);
+            }
+        }
+        match (self.failure, self.ended) {
+            (Some(failure), _) => Err(failure),
+            (None, Some(ended)) => Ok(ended),
+            (None, None) => Err(BackendError::Failed("the program's end was missed".into(), Errno::ECHILD)),
+        }
+    }
+
+    pub(crate) fn on_change(&mut self, tid: Pid, change: Change) {
+        if let Change::Ended(ended) = change {
+            return self.on_end(tid, ended);
+        }
+        if self.threads.get(tid).is_none() {
+            self.adopt(tid);
+            self.unannounced.insert(tid.as_raw());
+        }
+        match change {
+            Change::Seccomp => self.on_seccomp(tid),
+            Change::Syscall => self.on_syscall(tid),
+            Change::Signal(signal) => self.resume(tid, signal),
+            Change::GroupStop(signal) => self.on_group_stop(tid, signal),
+            Change::Trap => {
+                if self.process_of(tid) == Some(self.program) {
+                    self.stopped = false;
+                }
+                self.resume(tid, 0);
+            }
+            Change::NewTask => self.on_new_task(tid),
+            Change::Exec => self.on_exec(tid),
+            Change::Exit => self.on_exit(tid),
+            Change::Other | Change::Ended(_) => self.resume(tid, 0),
+        }
+    }
+
+    /// Lets a stopped thread go on.
+    pub(crate) fn resume(&mut self, tid: Pid, signal: i32) {
+        let to_exit = matches!(
+            self.threads.get(tid).map(|thread| &thread.phase),
+            Some(Phase::Leaving(_) | Phase::Interrupted { .. })
+        );
+        let how = if to_exit || self.mode == Mode::FullStop { Resume::Syscall } else { Resume::Continue };
+        let resumed = control::resume(tid, how, signal);
+        self.check(tid, resumed);
+    }
+
+    /// ESRCH: a SIGKILL took it out of its stop, and the wait will tell. Anything else must not happen; the
+    /// process then doesn't go on unwatched.
+    pub(crate) fn check<T>(&mut self, tid: Pid, result: Result<T, Errno>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(Errno::ESRCH) => None,
+            Err(_) => {
+                self.end_process(tid);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn end_process(&mut self, tid: Pid) {
+        let pid = self.process_of(tid).unwrap_or(tid);
+        // ESRCH: it has ended already.
+        let _: Result<(), Errno> = kill(pid, Signal::SIGKILL);
+    }
+
+    fn process_of(&mut self, tid: Pid) -> Option<Pid> {
+        self.threads.get(tid).map(|thread| thread.pid)
+    }
+
+    /// Makes a new tracee known.
+    fn adopt(&mut self, tid: Pid) {
+        // Where /proc doesn't tell any more, a SIGKILL was faster.
+        let status = Status::of(tid).unwrap_or(Status { tgid: tid.as_raw(), ..Status::default() });
+        let pid = Pid::from_raw(status.tgid);
+        if self.threads.add(tid, pid) && pid == tid {
+            self.handler.process(ProcessEvent::Born { pid, parent: Pid::from_raw(status.parent) });
+        }
+        if self.killing {
+            self.end_process(tid);
+        }
+    }
+
+    fn on_new_task(&mut self, tid: Pid) {
+        if let Some(new) = self.check_message(tid) {
+            // Its own first stop may have come before, and even its end.
+            if !self.unannounced.remove(&new.as_raw()) && self.threads.get(new).is_none() {
+                self.adopt(new);
+            }
+        }
+        // The kernel has copied the arguments: what was changed in them can be restored.
+        if let Some(thread) = self.threads.get(tid)
+            && let Phase::Leaving(AtExit::Poke { address, word }) = thread.phase
+        {
+            thread.phase = Phase::Running;
+            let restored = control::poke(tid, address, word);
+            self.check(tid, restored.or(Ok(())));
+        }
+        self.resume(tid, 0);
+    }
+
+    fn check_message(&mut self, tid: Pid) -> Option<Pid> {
+        let message = control::message(tid);
+        self.check(tid, message).map(Pid::from_raw)
+    }
+
+    fn on_exec(&mut self, tid: Pid) {
+        // A thread that is not the first takes the process's id; the others are gone.
+        let former = self.check_message(tid).unwrap_or(tid);
+        for other in self.threads.others(tid) {
+            self.drop_thread(other);
+        }
+        if former != tid {
+            self.drop_thread(former);
+        }
+        self.remotes.forget(tid);
+        match self.threads.get(tid) {
+            Some(thread) => (thread.phase, thread.again) = (Phase::Running, None),
+            None => drop(self.threads.add(tid, tid)),
+        }
+        if tid == self.program
+            && let Some(started) = self.started.take()
+        {
+            let set = control::set_options(tid, options(self.mode));
+            self.check(tid, set);
+            // The pipe is closed by exec, which has just happened: this doesn't wait.
+            if let Err(error) = started.outcome() {
+                self.failure = Some(error);
+            }
+        }
+        self.handler.process(ProcessEvent::Exec { pid: tid });
+        self.resume(tid, 0);
+    }
+
+    /// The thread ends: let it go before it is a zombie, so that its real parent can reap it as soon as it
+    /// hears of its end.
+    fn on_exit(&mut self, tid: Pid) {
+        let status = control::message(tid).ok().map(stops::ended);
+        self.forget(tid, status);
+        // ESRCH: a second SIGKILL. It ends as our tracee then, which costs its parent a moment.
+        let _: Result<(), Errno> = control::detach(tid);
+    }
+
+    /// A tracee or child is gone and reaped.
+    fn on_end(&mut self, tid: Pid, ended: Ended) {
+        self.forget(tid, Some(ended));
+        if tid != self.program || self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(ended);
+        self.supervision.program_ended();
+        if let Some(started) = self.started.take() {
+            let never_ran = || BackendError::Failed("the program ended before it ran".into(), Errno::ECHILD);
+            self.failure = Some(started.outcome().err().unwrap_or_else(never_ran));
+        }
+        if self.leftover == Leftover::Kill {
+            self.kill_the_rest();
+        }
+    }
+
+    /// Ends what PROGRAM left. A process that is forked meanwhile can't run before we let it, and is ended
+    /// then.
+    fn kill_the_rest(&mut self) {
+        self.killing = true;
+        for pid in self.threads.processes() {
+            self.end_process(pid);
+        }
+        // And, should one ever have escaped us, by the family tree; on a thread of its own, as they must be
+        // let go and reaped meanwhile. Where there is no thread to be had, there are no such processes either
+        // unless somebody worked hard for it.
+        let killer = std::thread::Builder::new().name("killer".into()).spawn(tree::kill_descendants);
+        drop(killer);
+    }
+
+    fn forget(&mut self, tid: Pid, ended: Option<Ended>) {
+        if let Some((pid, true)) = self.drop_thread(tid) {
+            self.handler.process(ProcessEvent::Gone { pid, ended });
+        }
+    }
+
+    /// Drops a thread; tells its process, and whether that is gone with it.
+    fn drop_thread(&mut self, tid: Pid) -> Option<(Pid, bool)> {
+        let (Thread { pid, phase, again }, last) = self.threads.remove(tid)?;
+        self.remotes.forget(tid);
+        let again = again.and_then(|again| again.at_exit).map(Phase::Leaving);
+        for phase in [Some(phase), again].into_iter().flatten() {
+            if let Some(call) = phase.unreported() {
+                self.handler.abandoned(call);
+            }
+        }
+        Some((pid, last))
+    }
+
+    fn on_group_stop(&mut self, tid: Pid, signal: i32) {
+        if self.process_of(tid) == Some(self.program) && !self.stopped {
+            self.stopped = true;
+            self.follow = Some(signal);
+        }
+        let listening = control::listen(tid);
+        // EIO: it isn't in a group-stop any more, as SIGCONT has come, or SIGKILL.
+        if listening == Err(Errno::EIO) {
+            return self.resume(tid, 0);
+        }
+        self.check(tid, listening);
+    }
+}
+
+impl std::fmt::Debug for Tracer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tracer").field("mode", &self.mode).field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+/// How many threads' pidfds are kept: a part of the descriptors that we may have.
+fn remotes_to_keep() -> usize {
+    let (soft, _) =
+        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap_or((256, 256));
+    (soft / 4).clamp(16, 1024) as usize
+}

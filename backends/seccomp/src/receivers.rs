@@ -1,0 +1,232 @@
+//! The threads that receive notifications.
+//!
+//! One leads: it waits in the ioctl and handles what it receives at once. Where the handler needs time,
+//! the leader first hands its place to a resting thread (or a new one) and only then goes on with its
+//! call. So the kernel wakes one thread a call, and a slow call holds up nobody.
+
+use crate::listener::{Listener, Notification};
+use crate::reply;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use sockstrace_backend::remote::{Remote, RemoteCache};
+use sockstrace_backend::{
+    Abi, BackendError, Handler, InterceptedCall, MemoryError, Outcome, Patience, Reply, Syscall, Tracee,
+};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Small, as there may be a thousand of them; handling a call needs a few KiB.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Threads that rest for their next turn; more than these end.
+const RESTING_AT_MOST: usize = 4;
+
+/// Cached pidfds; each is an open descriptor.
+const CACHED_REMOTES: usize = 256;
+
+/// Starts receiving. The threads end when no task uses the filter any more.
+pub fn start(listener: OwnedFd, handler: Arc<dyn Handler>) -> Result<(), BackendError> {
+    let shared = Arc::new(Shared {
+        listener: Listener::new(listener),
+        handler,
+        remotes: RemoteCache::new(CACHED_REMOTES),
+        turns: Mutex::new(Turns::default()),
+        turn: Condvar::new(),
+    });
+    spawn(&shared).map_err(|error| {
+        BackendError::Failed("starting a thread".into(), sockstrace_backend::filter::errno_of(&error))
+    })
+}
+
+fn spawn(shared: &Arc<Shared>) -> io::Result<()> {
+    let shared = Arc::clone(shared);
+    let builder = std::thread::Builder::new().name("receiver".into()).stack_size(STACK_BYTES);
+    builder.spawn(move || shared.lead()).map(drop)
+}
+
+struct Shared {
+    listener: Listener,
+    handler: Arc<dyn Handler>,
+    remotes: RemoteCache,
+    turns: Mutex<Turns>,
+    turn: Condvar,
+}
+
+#[derive(Default)]
+struct Turns {
+    /// Threads that wait to lead.
+    resting: usize,
+    /// Turns given to them and not yet taken.
+    given: usize,
+}
+
+impl Shared {
+    fn lead(self: &Arc<Self>) {
+        loop {
+            match self.listener.receive() {
+                Ok(notification) => {
+                    if !self.handle(&notification) && !self.rest() {
+                        return;
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) if self.listener.is_abandoned() => return,
+                // The caller was killed between its wake-up and our read.
+                Err(Errno::ENOENT) => {}
+                // Nothing else is documented. Without a receiver, trapped calls would wait for ever: end,
+                // so that they fail with ENOSYS.
+                Err(errno) => {
+                    eprintln!("sockstrace: receiving from the seccomp listener failed: {}", errno.desc());
+                    std::process::abort();
+                }
+            }
+        }
+    }
+
+    /// Handles one call; whether this thread still leads.
+    fn handle(self: &Arc<Self>, notification: &Notification) -> bool {
+        let Some(call) = intercepted(notification) else {
+            reply::carry_out(&self.listener, notification, &Reply::Fail(Errno::ENOSYS));
+            return true;
+        };
+        let waiting = match Waiting::new(self, notification, Patience::AtOnce) {
+            Ok(waiting) => waiting,
+            Err(errno) => {
+                // The thread is gone, or we are out of descriptors: refuse.
+                reply::carry_out(&self.listener, notification, &Reply::Fail(errno));
+                return true;
+            }
+        };
+        match self.handler.handle(&call, &waiting, Patience::AtOnce) {
+            Outcome::Reply(Reply::OpenSocket { .. }) | Outcome::NeedsPatience => {}
+            Outcome::Reply(reply) => {
+                reply::carry_out(&self.listener, notification, &reply);
+                return true;
+            }
+        }
+        let leads = !self.pass_lead();
+        let waiting = Waiting { patience: Patience::MayBlock, ..waiting };
+        let reply = match self.handler.handle(&call, &waiting, Patience::MayBlock) {
+            Outcome::Reply(reply) => reply,
+            Outcome::NeedsPatience => Reply::Fail(Errno::EPERM),
+        };
+        reply::carry_out(&self.listener, notification, &reply);
+        leads
+    }
+
+    /// Makes another thread the leader; `false` where there is none to be had.
+    fn pass_lead(self: &Arc<Self>) -> bool {
+        let mut turns = self.turns();
+        if turns.given < turns.resting {
+            turns.given = turns.given.saturating_add(1);
+            self.turn.notify_one();
+            return true;
+        }
+        drop(turns);
+        spawn(self).is_ok()
+    }
+
+    /// Rests until there is a turn to lead; `false` where enough others rest.
+    fn rest(&self) -> bool {
+        let mut turns = self.turns();
+        if turns.resting >= RESTING_AT_MOST {
+            return false;
+        }
+        turns.resting = turns.resting.saturating_add(1);
+        while turns.given == 0 {
+            turns = self.turn.wait(turns).unwrap_or_else(PoisonError::into_inner);
+        }
+        turns.given = turns.given.saturating_sub(1);
+        turns.resting = turns.resting.saturating_sub(1);
+        true
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn intercepted(notification: &Notification) -> Option<InterceptedCall> {
+    let abi = Abi::from_audit_arch(notification.arch)?;
+    let syscall = Syscall::from_number(notification.number, abi)?;
+    Some(InterceptedCall {
+        id: notification.id,
+        tid: Pid::from_raw(notification.tid),
+        abi,
+        syscall,
+        args: notification.args,
+    })
+}
+
+/// A thread that waits in a notification.
+struct Waiting<'s> {
+    shared: &'s Shared,
+    id: u64,
+    tid: Pid,
+    pid: Pid,
+    patience: Patience,
+}
+
+impl<'s> Waiting<'s> {
+    fn new(shared: &'s Shared, notification: &Notification, patience: Patience) -> Result<Self, Errno> {
+        let tid = Pid::from_raw(notification.tid);
+        if notification.tid <= 0 {
+            return Err(Errno::ESRCH);
+        }
+        let pid = shared.remotes.get(tid)?.pid();
+        Ok(Self { shared, id: notification.id, tid, pid, patience })
+    }
+
+    fn remote(&self) -> Result<Arc<Remote>, Errno> {
+        self.shared.remotes.get(self.tid)
+    }
+}
+
+impl Tracee for Waiting<'_> {
+    fn tid(&self) -> Pid {
+        self.tid
+    }
+
+    fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, MemoryError> {
+        let remote = self.remote().map_err(|_| MemoryError::Gone)?;
+        if self.patience == Patience::AtOnce && !remote.is_resident(address, buffer.len()) {
+            return Err(MemoryError::WouldBlock);
+        }
+        remote.read(address, buffer)
+    }
+
+    fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        let remote = self.remote().map_err(|_| MemoryError::Gone)?;
+        if self.patience == Patience::AtOnce && !remote.is_resident(address, data.len()) {
+            return Err(MemoryError::WouldBlock);
+        }
+        // Between our last look and now the thread may have been killed and its number reused.
+        if !self.is_waiting() {
+            return Err(MemoryError::Gone);
+        }
+        remote.write(address, data)
+    }
+
+    fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        match self.remote()?.duplicate(fd) {
+            // The cache held a thread of this number that has ended since.
+            Err(Errno::ESRCH) => {
+                let remote = self.shared.remotes.renew(self.tid)?;
+                if !self.is_waiting() {
+                    return Err(Errno::ESRCH);
+                }
+                remote.duplicate(fd)
+            }
+            other => other,
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.shared.listener.is_valid(self.id)
+    }
+}

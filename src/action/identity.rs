@@ -1,0 +1,83 @@
+//! Acting with a tracee's credentials.
+//!
+//! A privileged supervisor must not lend its rights to an unprivileged tracee: what is performed for it
+//! on the file system, or shows credentials to a peer, is done with the tracee's effective ids.
+
+use nix::errno::Errno;
+use nix::unistd::{Pid, getegid, geteuid};
+use sockstrace_backend::Tracee;
+use sockstrace_backend::proc::Status;
+use std::fs;
+
+const KEEP: libc::c_long = -1;
+
+/// Runs `act` with the tracee's effective user and groups, in this thread alone.
+///
+/// # Errors
+/// EPERM where we may not become the tracee; what `act` gives.
+pub fn as_tracee<T>(tracee: &dyn Tracee, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    as_thread(tracee.tid(), act)
+}
+
+/// [`as_tracee`], by thread id.
+pub fn as_thread<T>(tid: Pid, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let status = Status::of(tid)?;
+    let (uid, gid) = (status.uid[1], status.gid[1]);
+    let (own_uid, own_gid) = (geteuid().as_raw(), getegid().as_raw());
+    if own_uid != 0 || (uid == 0 && gid == own_gid) {
+        // Unprivileged: whatever differs is beyond us, and the kernel judges by what we are.
+        return if uid == own_uid { act() } else { Err(Errno::EPERM) };
+    }
+    let (groups, own_groups) = (groups(tid), groups(Pid::from_raw(0)));
+    // The raw calls change this thread alone; the C library's wrappers would change all.
+    become_ids(&groups, gid, uid).map_err(|_| Errno::EPERM)?;
+    let result = act();
+    if become_user(own_uid).and_then(|()| become_groups(&own_groups, own_gid)).is_err() {
+        // A supervisor that lost its rights can't judge: fail closed.
+        std::process::abort();
+    }
+    result
+}
+
+fn become_ids(groups: &[u32], gid: u32, uid: u32) -> Result<(), Errno> {
+    become_groups(groups, gid)?;
+    become_user(uid)
+}
+
+fn become_groups(groups: &[u32], gid: u32) -> Result<(), Errno> {
+    // SAFETY: a list of our own and its length.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    // SAFETY: takes integers only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setresgid, KEEP, gid, KEEP) }).map(drop)
+}
+
+fn become_user(uid: u32) -> Result<(), Errno> {
+    // SAFETY: takes integers only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, KEEP, uid, KEEP) }).map(drop)
+}
+
+/// The supplementary groups of a thread; of this one for 0.
+fn groups(tid: Pid) -> Vec<u32> {
+    let path = if tid.as_raw() == 0 { "/proc/thread-self/status".into() } else { format!("/proc/{tid}/status") };
+    let status = fs::read_to_string(path).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    line.split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect()
+}
+
+/// Whether nobody but this very thread can change what its call will do: no other thread, and no process
+/// that shares its descriptor table, as far as parents and children go.
+pub fn is_alone(tracee: &dyn Tracee) -> bool {
+    let pid = tracee.pid();
+    // One directory a thread, besides `.` and `..` (fs/proc/base.c).
+    let threads = nix::sys::stat::stat(format!("/proc/{pid}/task").as_str()).map(|stat| stat.st_nlink);
+    if threads != Ok(3) || tracee.tid() != pid {
+        return false;
+    }
+    let Ok(children) = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) else { return false };
+    let Ok(status) = Status::of(pid) else { return false };
+    let children = children.split_ascii_whitespace().filter_map(|child| child.parse().ok());
+    let parent = (status.parent != std::process::id() as i32).then_some(status.parent).filter(|parent| *parent > 1);
+    let mut relatives = children.chain(parent).map(Pid::from_raw);
+    // A relative out of reach (another user's, or ended) can't share the table, or ended.
+    !relatives.any(|relative| sockstrace_backend::remote::shares_descriptors(pid, relative) == Ok(true))
+}

@@ -1,0 +1,123 @@
+//! The socket calls that are performed, over bytes and plain numbers: nix's typed addresses can't hold
+//! what a tracee may give.
+
+use crate::operation::address::STORAGE_BYTES;
+use crate::operation::decode::Sockaddr;
+use crate::operation::{Family, SocketKind, SocketType};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// What kind of socket it is.
+///
+/// # Errors
+/// ENOTSOCK; EBADF for a descriptor that was opened with `O_PATH`.
+pub fn kind(socket: BorrowedFd<'_>) -> Result<SocketKind, Errno> {
+    Ok(SocketKind {
+        family: Family(int_option(socket, libc::SO_DOMAIN)?),
+        kind: SocketType(int_option(socket, libc::SO_TYPE)?),
+        protocol: int_option(socket, libc::SO_PROTOCOL)?,
+    })
+}
+
+fn int_option(socket: BorrowedFd<'_>, name: i32) -> Result<i32, Errno> {
+    let mut value = 0_i32;
+    let mut length = size_of::<i32>() as libc::socklen_t;
+    let (fd, level) = (socket.as_raw_fd(), libc::SOL_SOCKET);
+    // SAFETY: an int of our own and its size.
+    Errno::result(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut length) })?;
+    Ok(value)
+}
+
+/// Whether the socket has a send timeout (`SO_SNDTIMEO`): then an interrupted call isn't restarted
+/// (`sock_intr_errno`, include/net/sock.h).
+pub fn has_send_timeout(socket: BorrowedFd<'_>) -> bool {
+    let mut timeout = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let mut length = size_of::<libc::timeval>() as libc::socklen_t;
+    let (fd, level) = (socket.as_raw_fd(), libc::SOL_SOCKET);
+    // SAFETY: a timeval of our own and its size.
+    let result =
+        unsafe { libc::getsockopt(fd, level, libc::SO_SNDTIMEO, (&raw mut timeout).cast(), &raw mut length) };
+    result == 0 && (timeout.tv_sec != 0 || timeout.tv_usec != 0)
+}
+
+/// Whether the open file description is non-blocking. Unknown counts as blocking.
+pub fn is_nonblocking(socket: impl AsFd) -> bool {
+    fcntl(socket, FcntlArg::F_GETFL).is_ok_and(|flags| flags & OFlag::O_NONBLOCK.bits() != 0)
+}
+
+type NameCall = unsafe extern "C" fn(i32, *mut libc::sockaddr, *mut libc::socklen_t) -> i32;
+
+fn name(socket: BorrowedFd<'_>, call: NameCall) -> Result<Sockaddr, Errno> {
+    let mut bytes = [0_u8; STORAGE_BYTES];
+    let mut length = STORAGE_BYTES as libc::socklen_t;
+    // SAFETY: a buffer of our own and its size.
+    Errno::result(unsafe { call(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), &raw mut length) })?;
+    Ok(Sockaddr::from_bytes(bytes.get(..length as usize).unwrap_or(&bytes)))
+}
+
+/// getsockname(2)
+pub fn local_name(socket: BorrowedFd<'_>) -> Result<Sockaddr, Errno> {
+    name(socket, libc::getsockname)
+}
+
+/// getpeername(2)
+pub fn peer_name(socket: BorrowedFd<'_>) -> Result<Sockaddr, Errno> {
+    name(socket, libc::getpeername)
+}
+
+/// connect(2)
+pub fn connect(socket: BorrowedFd<'_>, address: &[u8]) -> Result<(), Errno> {
+    // SAFETY: bytes of our own and their length.
+    let result =
+        unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr().cast(), address.len() as libc::socklen_t) };
+    Errno::result(result).map(drop)
+}
+
+/// bind(2)
+pub fn bind(socket: BorrowedFd<'_>, address: &[u8]) -> Result<(), Errno> {
+    // SAFETY: bytes of our own and their length.
+    let result =
+        unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), address.len() as libc::socklen_t) };
+    Errno::result(result).map(drop)
+}
+
+/// listen(2)
+pub fn listen(socket: BorrowedFd<'_>, backlog: i32) -> Result<(), Errno> {
+    // SAFETY: takes integers only.
+    Errno::result(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// setsockopt(2)
+pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+    let length = value.len() as libc::socklen_t;
+    // SAFETY: bytes of our own and their length.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    Errno::result(result).map(drop)
+}
+
+/// sendmsg(2). Returns how many bytes were sent.
+pub fn send(
+    socket: BorrowedFd<'_>,
+    address: Option<&[u8]>,
+    payload: &[u8],
+    control: &[u8],
+    flags: i32,
+) -> Result<usize, Errno> {
+    let mut vector = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+    // SAFETY: all fields are integers or pointers, for which zero is valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    if let Some(address) = address {
+        message.msg_name = address.as_ptr().cast_mut().cast();
+        message.msg_namelen = address.len() as libc::socklen_t;
+    }
+    if !control.is_empty() {
+        message.msg_control = control.as_ptr().cast_mut().cast();
+        message.msg_controllen = control.len();
+    }
+    // SAFETY: the message points to memory of our own that outlives the call, which only reads it.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
+    Errno::result(sent).map(|sent| sent as usize)
+}

@@ -1,0 +1,209 @@
+//! One validated [`Config`] out of file, environment and flags.
+//!
+//! Flags override the environment, which overrides the file. A repeatable option is replaced as a whole:
+//! one `--allow` on the command line, and the list of the file is not used.
+
+mod choices;
+mod errno;
+mod options;
+mod unbuilt;
+
+pub use choices::{BackendChoice, Format, Leftover, OnLeak, Trace};
+pub use options::{Options, Source};
+pub use unbuilt::{check_command, unbuilt};
+
+use crate::cli::Run;
+use crate::policy::{Policy, PolicyOptions, redact};
+use choices::{Choice, Disclosure, Dns, Incoming, Stack, Syscalls, Unix};
+use nix::errno::Errno;
+use options::{Given, Layers, variable};
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// What the user asked for, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// How system calls are intercepted.
+    pub backend: BackendChoice,
+    /// What is a leak.
+    pub policy: Policy,
+    /// What happens to one.
+    pub on_leak: OnLeak,
+    /// What a refused call returns.
+    pub block_errno: Errno,
+    /// What becomes of processes that outlive PROGRAM.
+    pub leftover: Leftover,
+    /// Calls outside the built-in allow-list get EPERM.
+    pub strict: bool,
+    /// Which events are written.
+    pub trace: Trace,
+    /// How they are written.
+    pub format: Format,
+    /// Where they go; `None` is standard error.
+    pub output: Option<PathBuf>,
+    /// Exit status when PROGRAM succeeded but leaked: 0 to 255.
+    pub leak_exit_code: i32,
+    /// PROGRAM runs in a user namespace of its own.
+    pub user_namespace: bool,
+    /// PROGRAM and its arguments; never empty.
+    pub program: Vec<OsString>,
+}
+
+/// What is wrong with the options, in words for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The exit status of PROGRAM is 0 to 255, and so is ours.
+const DEFAULT_LEAK_EXIT_CODE: i32 = 23;
+
+impl Config {
+    /// Merges and checks what the command line, the environment (`get`) and the file say.
+    ///
+    /// # Errors
+    /// Names option, value, source, and what would be accepted.
+    pub fn load(run: Run, get: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let layers = layers(run.config, run.options, get)?;
+        unbuilt::check(&layers)?;
+        if run.program.is_empty() {
+            return Err(ConfigError("PROGRAM is missing: sockstrace [OPTIONS] [--] PROGRAM [ARG]...".into()));
+        }
+        // Checked though only one value is built.
+        choice::<Dns>("dns", layers.dns.as_ref())?;
+        choice::<Stack>("stack", layers.stack.as_ref())?;
+        let block_errno = parsed("block_errno", layers.block_errno.as_ref(), errno::from_name)?;
+        let leak_exit_code = parsed("leak_exit_code", layers.leak_exit_code.as_ref(), exit_code)?;
+        Ok(Self {
+            policy: policy(&layers)?,
+            backend: choice("backend", layers.backend.as_ref())?,
+            on_leak: choice("on_leak", layers.on_leak.as_ref())?,
+            block_errno: block_errno.unwrap_or(Errno::EPERM),
+            leftover: choice("leftover", layers.leftover.as_ref())?,
+            strict: choice::<Syscalls>("syscalls", layers.syscalls.as_ref())? == Syscalls::Strict,
+            trace: choice("trace", layers.trace.as_ref())?,
+            format: choice("format", layers.format.as_ref())?,
+            output: layers.output.as_ref().map(output).transpose()?,
+            leak_exit_code: leak_exit_code.unwrap_or(DEFAULT_LEAK_EXIT_CODE),
+            user_namespace: layers.user_namespace.is_some_and(|given| given.value),
+            program: run.program,
+        })
+    }
+}
+
+fn layers(
+    file: Option<PathBuf>,
+    flags: Options,
+    get: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Layers, ConfigError> {
+    let mut layers = Layers::default();
+    let named = || get(&variable("config")).filter(|path| !path.is_empty()).map(PathBuf::from);
+    if let Some(path) = file.or_else(named) {
+        let complaint = |why: String| ConfigError(format!("configuration file {}: {why}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(|error| complaint(error.to_string()))?;
+        let options = Options::from_toml(&text).map_err(complaint)?;
+        layers.put(options, &Source::File(path.clone()));
+    }
+    let environment = Options::from_environment(get)
+        .map_err(|(option, text, why)| refused(option, &text.to_string_lossy(), &Source::Environment, &why))?;
+    layers.put(environment, &Source::Environment);
+    layers.put(flags, &Source::Flag);
+    Ok(layers)
+}
+
+fn policy(layers: &Layers) -> Result<Policy, ConfigError> {
+    // The kernel resolves links before the policy sees a path, so that rules must be resolved too.
+    let canonicalize = |path: &Path| std::fs::canonicalize(path).ok();
+    let allow_incoming = list::<crate::policy::Rule>("allow_incoming", layers.allow_incoming.as_ref())?;
+    if let (Some(rule), Some(given)) = (allow_incoming.iter().find(|rule| rule.is_unix()), &layers.allow_incoming) {
+        let why = "a UNIX socket can't be reached from outside and is never refused; accepted: IP or CIDR";
+        return Err(refused("allow_incoming", rule.text(), &given.source, why));
+    }
+    let options = PolicyOptions {
+        proxies: list("proxy", layers.proxy.as_ref())?
+            .into_iter()
+            .map(|proxy: crate::policy::Proxy| proxy.resolved(&canonicalize))
+            .collect(),
+        allow: list("allow", layers.allow.as_ref())?
+            .into_iter()
+            .map(|rule: crate::policy::Rule| rule.resolved(&canonicalize))
+            .collect(),
+        allow_loopback: layers.allow_loopback.as_ref().is_some_and(|given| given.value),
+        judge_disclosure: choice::<Disclosure>("disclosure", layers.disclosure.as_ref())? == Disclosure::Leak,
+        judge_unix: choice::<Unix>("unix", layers.unix.as_ref())? == Unix::Leak,
+        incoming: judges_incoming(layers)?.then_some(allow_incoming),
+    };
+    Policy::new(options).map_err(|why| ConfigError(format!("the rules can't be compiled: {why}")))
+}
+
+/// `--allow-incoming` implies `--incoming block`, unless `--incoming allow` comes from a source above it.
+fn judges_incoming(layers: &Layers) -> Result<bool, ConfigError> {
+    let incoming = choice::<Incoming>("incoming", layers.incoming.as_ref())?;
+    match (&layers.incoming, &layers.allow_incoming) {
+        (Some(given), Some(rules)) if incoming == Incoming::Allow => match given.source.cmp(&rules.source) {
+            std::cmp::Ordering::Less => Ok(true),
+            std::cmp::Ordering::Greater => Ok(false),
+            std::cmp::Ordering::Equal => {
+                let why = "--allow-incoming, given too, implies block";
+                Err(refused("incoming", &given.value, &given.source, why))
+            }
+        },
+        (_, Some(_)) => Ok(true),
+        (_, None) => Ok(incoming == Incoming::Block),
+    }
+}
+
+fn output(given: &Given<PathBuf>) -> Result<PathBuf, ConfigError> {
+    if given.value.as_os_str() == "-" {
+        let why = "standard output is PROGRAM's own; accepted: a file's name (./- for one named -)";
+        return Err(refused("output", "-", &given.source, why));
+    }
+    Ok(given.value.clone())
+}
+
+fn exit_code(text: &str) -> Result<i32, String> {
+    let code = text.parse().ok().filter(|code| (0..=255).contains(code));
+    code.ok_or_else(|| "accepted: 0 to 255".into())
+}
+
+fn choice<C: Choice + Default>(option: &str, given: Option<&Given<String>>) -> Result<C, ConfigError> {
+    Ok(parsed(option, given, C::from_word)?.unwrap_or_default())
+}
+
+fn parsed<T>(
+    option: &str,
+    given: Option<&Given<String>>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, ConfigError> {
+    given
+        .map(|given| parse(&given.value).map_err(|why| refused(option, &given.value, &given.source, &why)))
+        .transpose()
+}
+
+fn list<T: FromStr<Err = String>>(option: &str, given: Option<&Given<Vec<String>>>) -> Result<Vec<T>, ConfigError> {
+    let Some(given) = given else {
+        return Ok(Vec::new());
+    };
+    let parse = |item: &String| item.parse().map_err(|why: String| refused(option, item, &given.source, &why));
+    given.value.iter().map(parse).collect()
+}
+
+fn refused(option: &str, value: &str, source: &Source, why: &str) -> ConfigError {
+    let flag = option.replace('_', "-");
+    let place = match source {
+        Source::Environment => format!("{} in the environment", variable(option)),
+        other => other.to_string(),
+    };
+    ConfigError(format!("--{flag} {:?} ({place}) is not accepted: {why}", redact(value)))
+}
+
+#[cfg(test)]
+mod tests;

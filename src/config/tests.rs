@@ -1,0 +1,155 @@
+//! Precedence, validation, messages.
+
+use super::*;
+use crate::operation::{Address, Family, Operation, SocketKind, SocketType};
+
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("sockstrace-{}-{name}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn load(file: Option<&File>, environment: &[(&str, &str)], options: Options) -> Result<Config, ConfigError> {
+    let run = Run { config: file.map(|file| file.0.clone()), options, program: vec!["p".into()] };
+    Config::load(run, &|name| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+}
+
+fn error(environment: &[(&str, &str)], options: Options) -> String {
+    load(None, environment, options).unwrap_err().to_string()
+}
+
+fn leaks(config: &Config, to: &str) -> bool {
+    let socket = SocketKind { family: Family::INET, kind: SocketType::STREAM, protocol: 6 };
+    let destination = Address::Internet(to.parse().unwrap());
+    config.policy.judge(&Operation::Connect { destination }, Some(&socket)).is_leak()
+}
+
+#[test]
+fn defaults_are_the_contracts() {
+    let config = load(None, &[], Options::default()).unwrap();
+    assert_eq!(config.backend, BackendChoice::Auto);
+    assert_eq!(config.on_leak, OnLeak::Block);
+    assert_eq!(config.block_errno, Errno::EPERM);
+    assert_eq!(config.leftover, Leftover::Wait);
+    assert_eq!((config.trace, config.format), (Trace::Leaks, Format::Human));
+    assert_eq!((config.output.clone(), config.leak_exit_code), (None, 23));
+    assert!(!config.strict && !config.user_namespace);
+    assert!(!config.policy.judges_incoming() && !config.policy.judges_unix());
+    assert!(!leaks(&config, "127.0.0.1:9050") && leaks(&config, "127.0.0.1:80"));
+}
+
+#[test]
+fn flags_override_the_environment_and_that_the_file() {
+    let file = File::new(
+        "precedence",
+        "on-leak = 'log'\nblock-errno = 'EACCES'\nformat = 'jsonl'\nallow = ['192.0.2.1', '192.0.2.2']\n\
+         allow-loopback = true\nleak-exit-code = 0\n",
+    );
+    let environment = [("SOCKSTRACE_BLOCK_ERRNO", "ENETUNREACH"), ("SOCKSTRACE_FORMAT", "sockwho")];
+    let flags = Options {
+        format: Some("human".into()),
+        allow: Some(vec!["192.0.2.3".into()]),
+        allow_loopback: Some(false),
+        ..Options::default()
+    };
+    let config = load(Some(&file), &environment, flags).unwrap();
+    assert_eq!(config.on_leak, OnLeak::Log);
+    assert_eq!(config.block_errno, Errno::ENETUNREACH);
+    assert_eq!(config.format, Format::Human);
+    assert_eq!(config.leak_exit_code, 0);
+    assert!(leaks(&config, "192.0.2.1:1") && !leaks(&config, "192.0.2.3:1"), "lists are replaced");
+    assert!(leaks(&config, "127.0.0.1:1"));
+
+    let path = file.0.to_str().unwrap();
+    let config = load(None, &[("SOCKSTRACE_CONFIG", path)], Options::default()).unwrap();
+    assert!(!leaks(&config, "192.0.2.1:1") && !leaks(&config, "127.0.0.1:1"));
+}
+
+#[test]
+fn messages_name_option_value_source_and_what_is_accepted() {
+    let has = |message: String, parts: &[&str]| {
+        for part in parts {
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+        }
+    };
+    let flags = Options { on_leak: Some("ignore".into()), ..Options::default() };
+    has(error(&[], flags), &["--on-leak", "\"ignore\"", "command line", "log, block, kill"]);
+    let environment = [("SOCKSTRACE_LEAK_EXIT_CODE", "256")];
+    let message = error(&environment, Options::default());
+    has(message, &["--leak-exit-code", "\"256\"", "SOCKSTRACE_LEAK_EXIT_CODE", "0 to 255"]);
+    let environment = [("SOCKSTRACE_ALLOW_LOOPBACK", "perhaps")];
+    has(error(&environment, Options::default()), &["--allow-loopback", "SOCKSTRACE_ALLOW_LOOPBACK", "true"]);
+    let file = File::new("message", "unix = 'block'\n");
+    let message = load(Some(&file), &[], Options::default()).unwrap_err().to_string();
+    has(message, &["--unix", "\"block\"", file.0.to_str().unwrap(), "allow, leak"]);
+    let flags = Options { proxy: Some(vec!["socks5://u:pw@tor.example:1".into()]), ..Options::default() };
+    let message = error(&[], flags);
+    assert!(!message.contains("pw"), "{message}");
+    has(message, &["--proxy", "never resolves"]);
+    let flags = Options { output: Some("-".into()), ..Options::default() };
+    has(error(&[], flags), &["--output", "standard output"]);
+    let missing = Run { config: Some("/nonexistent/x.toml".into()), ..Run::default() };
+    has(Config::load(missing, &|_| None).unwrap_err().to_string(), &["/nonexistent/x.toml"]);
+    has(Config::load(Run::default(), &|_| None).unwrap_err().to_string(), &["PROGRAM"]);
+}
+
+#[test]
+fn what_is_not_built_is_refused_wherever_it_comes_from() {
+    for (variable, value, part) in [
+        ("BACKEND", "ebpf", "--backend ebpf"),
+        ("PID", "1", "--pid"),
+        ("ALL", "true", "--all"),
+        ("ON_LEAK", "redirect", "--on-leak redirect"),
+        ("SOCKS_AUTH", "any", "--socks-auth"),
+        ("SOCKS_ISOLATION", "x", "--socks-isolation"),
+        ("DNS", "redirect", "--dns redirect"),
+        ("ISOLATE", "1", "--isolate"),
+        ("STACK", "auto", "--stack auto"),
+        ("STACK", "always", "--stack always"),
+        ("CAPTURE", "/tmp/x", "--capture"),
+        ("CAPTURE_MAX", "1", "--capture-max"),
+        ("CAPTURE_PATH", "x", "--capture-path"),
+    ] {
+        let message = error(&[(&format!("SOCKSTRACE_{variable}"), value)], Options::default());
+        assert!(message.starts_with(part) && message.contains("environment"), "{message}");
+        assert!(message.ends_with("is not built yet"), "{message}");
+        assert!(unbuilt().contains(part), "{part}");
+    }
+    let flags = Options { dns: Some("redirect".into()), ..Options::default() };
+    assert!(error(&[], flags).contains("command line"));
+    assert!(check_command("report").is_err() && check_command("doctor").is_ok());
+    // The defaults of options that aren't built otherwise.
+    let fine = [("SOCKSTRACE_DNS", "judge"), ("SOCKSTRACE_STACK", "never"), ("SOCKSTRACE_ALL", "0")];
+    assert!(load(None, &fine, Options::default()).is_ok());
+    // A word that is neither.
+    assert!(error(&[("SOCKSTRACE_STACK", "x")], Options::default()).contains("accepted: never"));
+    assert!(error(&[("SOCKSTRACE_DNS", "x")], Options::default()).contains("accepted: judge"));
+}
+
+#[test]
+fn allow_incoming_implies_block() {
+    let rules = || Some(vec!["127.0.0.1:80".into()]);
+    let config = load(None, &[], Options { allow_incoming: rules(), ..Options::default() }).unwrap();
+    assert!(config.policy.judges_incoming());
+    let both = Options { allow_incoming: rules(), incoming: Some("allow".into()), ..Options::default() };
+    assert!(error(&[], both).contains("--incoming"));
+    // A later source overrides an earlier one, in both directions.
+    let allow = Options { incoming: Some("allow".into()), ..Options::default() };
+    let config = load(None, &[("SOCKSTRACE_ALLOW_INCOMING", "127.0.0.1")], allow).unwrap();
+    assert!(!config.policy.judges_incoming());
+    let flags = Options { allow_incoming: rules(), ..Options::default() };
+    let config = load(None, &[("SOCKSTRACE_INCOMING", "allow")], flags).unwrap();
+    assert!(config.policy.judges_incoming());
+    let unix = Options { allow_incoming: Some(vec!["unix:/x".into()]), ..Options::default() };
+    assert!(error(&[], unix).contains("unix:/x"));
+}

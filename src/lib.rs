@@ -1,0 +1,18 @@
+//! sockstrace: a proxy-leak detector and socket tracer for Linux.
+//!
+//! A call takes one way: a *backend* stops it ([`backends`]), the [`pipeline`] decodes it
+//! ([`operation`]), asks the [`policy`], acts ([`action`]) and records an [`event`], which an [`output`]
+//! writes. See the README for what it is for and what it protects against.
+
+pub mod action;
+pub mod backends;
+pub mod background;
+pub mod cli;
+pub mod config;
+pub mod doctor;
+pub mod event;
+pub mod operation;
+pub mod output;
+pub mod pipeline;
+pub mod policy;
+pub mod run;

@@ -1,0 +1,167 @@
+//! Which calls must be stopped at, and why.
+//!
+//! | call | stopped at | because |
+//! | --- | --- | --- |
+//! | connect | always | TCP and UDP destinations, UNIX sockets |
+//! | sendto | with a destination (always with `--disclosure leak`) | datagrams, MSG_FASTOPEN; netlink dumps |
+//! | sendmsg, sendmmsg | always | the destination lies in memory, where a filter can't look |
+//! | socket | raw, packet and unknown kinds | they send what they like |
+//! | setsockopt | source routes, routing headers, multicast joins | they redirect packets, or the kernel sends some |
+//! | ioctl | TUNSETIFF; SIOCGIF* with `--disclosure leak` | a TUN interface injects packets; addresses of the host |
+//! | `io_uring_setup` | always | its operations pass filters and tracers unseen |
+//! | `pidfd_getfd` | always | brings in a descriptor from another process |
+//! | bind, listen, accept, accept4 | with `--incoming block`, and to be shown with `--trace all` | reachable from outside |
+//!
+//! What isn't here can't reach a destination that none of these has set: write, send without an address,
+//! sendfile and splice use a peer that connect (judged) gave.
+
+use super::decode::IPV6_2292RTHDR;
+use sockstrace_backend::{Comparison, Condition, Syscall, Trap};
+
+/// What the traps depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest {
+    /// bind, listen and accept are judged or shown.
+    pub incoming: bool,
+    /// Netlink dumps and SIOCGIF* are judged.
+    pub disclosure: bool,
+}
+
+/// `IPV6_2292PKTOPTIONS` of <linux/in6.h>.
+pub const IPV6_2292PKTOPTIONS: i32 = 6;
+/// `IPV6_JOIN_ANYCAST` of <linux/in6.h>.
+pub const IPV6_JOIN_ANYCAST: i32 = 27;
+/// `MCAST_JOIN_GROUP` of <linux/in.h>.
+pub const MCAST_JOIN_GROUP: i32 = 42;
+/// `MCAST_JOIN_SOURCE_GROUP` of <linux/in.h>.
+pub const MCAST_JOIN_SOURCE_GROUP: i32 = 46;
+/// `TUNSETIFF` of <`linux/if_tun.h`>.
+pub const TUNSETIFF: i32 = 0x4004_54CA;
+
+/// The socket options that are stopped at: level and name.
+pub const OPTIONS: [(i32, i32); 12] = [
+    (libc::IPPROTO_IP, libc::IP_OPTIONS),
+    (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP),
+    (libc::IPPROTO_IP, libc::IP_ADD_SOURCE_MEMBERSHIP),
+    (libc::IPPROTO_IP, MCAST_JOIN_GROUP),
+    (libc::IPPROTO_IP, MCAST_JOIN_SOURCE_GROUP),
+    (libc::IPPROTO_IPV6, libc::IPV6_RTHDR),
+    (libc::IPPROTO_IPV6, IPV6_2292RTHDR),
+    (libc::IPPROTO_IPV6, IPV6_2292PKTOPTIONS),
+    (libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP),
+    (libc::IPPROTO_IPV6, IPV6_JOIN_ANYCAST),
+    (libc::IPPROTO_IPV6, MCAST_JOIN_GROUP),
+    (libc::IPPROTO_IPV6, MCAST_JOIN_SOURCE_GROUP),
+];
+
+/// The ioctls that show the host's interfaces and addresses: netdevice(7).
+const SHOWING: [(i32, &str); 11] = [
+    (0x8910, "SIOCGIFNAME"),
+    (0x8912, "SIOCGIFCONF"),
+    (0x8913, "SIOCGIFFLAGS"),
+    (0x8915, "SIOCGIFADDR"),
+    (0x8917, "SIOCGIFDSTADDR"),
+    (0x8919, "SIOCGIFBRDADDR"),
+    (0x891B, "SIOCGIFNETMASK"),
+    (0x8927, "SIOCGIFHWADDR"),
+    (0x8933, "SIOCGIFINDEX"),
+    (0x8954, "SIOCGARP"),
+    (0x8970, "SIOCGIFMAP"),
+];
+
+/// The name of a request that shows the host's network.
+#[must_use]
+pub fn showing_request(request: i32) -> Option<&'static str> {
+    SHOWING.iter().find(|(number, _)| *number == request).map(|(_, name)| *name)
+}
+
+/// The traps.
+#[must_use]
+pub fn traps(interest: Interest) -> Vec<Trap> {
+    let int = |argument, value| Condition::new(argument, Comparison::int_equal(value));
+    let mut traps = vec![
+        Trap::always(Syscall::Connect),
+        Trap::always(Syscall::Sendmsg),
+        Trap::always(Syscall::Sendmmsg),
+        Trap::always(Syscall::IoUringSetup),
+        Trap::always(Syscall::PidfdGetfd),
+        Trap::when(Syscall::Ioctl, [int(1, TUNSETIFF)]),
+    ];
+    traps.extend(sockets());
+    traps.extend(OPTIONS.map(|(level, name)| Trap::when(Syscall::Setsockopt, [int(1, level), int(2, name)])));
+    if interest.disclosure {
+        traps.push(Trap::always(Syscall::Sendto));
+        traps.extend(SHOWING.map(|(request, _)| Trap::when(Syscall::Ioctl, [int(1, request)])));
+    } else {
+        traps.push(Trap::when(Syscall::Sendto, [Condition::new(4, Comparison::NotEqual(0))]));
+    }
+    if interest.incoming {
+        traps.extend([Syscall::Bind, Syscall::Listen, Syscall::Accept, Syscall::Accept4].map(Trap::always));
+    }
+    traps
+}
+
+/// All kinds of socket but streams and datagrams of UNIX, IPv4 and IPv6, and netlink, which are judged
+/// when they are used.
+fn sockets() -> Vec<Trap> {
+    const TYPE_MASK: u64 = 0xF; // SOCK_TYPE_MASK, include/linux/net.h
+    const IPPROTO_L2TP: i32 = 115;
+    const SOCK_PACKET: i32 = 10; // obsolete: packets of an interface, under AF_INET
+    let family = |value| Condition::new(0, Comparison::int_equal(value));
+    let kind = |value: i32| Condition::new(1, Comparison::Masked { mask: TYPE_MASK, expected: value as u64 });
+    let mut traps = Vec::new();
+    for internet in [libc::AF_INET, libc::AF_INET6] {
+        for odd in [libc::SOCK_RAW, libc::SOCK_RDM, SOCK_PACKET] {
+            traps.push(Trap::when(Syscall::Socket, [family(internet), kind(odd)]));
+        }
+        let l2tp = Condition::new(2, Comparison::int_equal(IPPROTO_L2TP));
+        traps.push(Trap::when(Syscall::Socket, [family(internet), l2tp]));
+    }
+    let between = (3..libc::AF_INET6).chain(libc::AF_INET6 + 1..libc::AF_NETLINK);
+    traps.extend(between.map(|other| Trap::when(Syscall::Socket, [family(other)])));
+    // Compared with all 64 bits: garbage in the upper half makes it larger, so that it is looked at.
+    let above = Condition::new(0, Comparison::Greater(libc::AF_NETLINK as u64));
+    traps.push(Trap::when(Syscall::Socket, [above]));
+    traps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trapped(interest: Interest, syscall: Syscall, args: [u64; 6]) -> bool {
+        traps(interest).iter().any(|trap| trap.matches(syscall, &args))
+    }
+
+    const PLAIN: Interest = Interest { incoming: false, disclosure: false };
+
+    #[test]
+    fn ordinary_sockets_are_not_stopped_at() {
+        for (domain, kind, protocol) in
+            [(1, 1, 0), (2, 1, 6), (2, 0x80802, 17), (10, 1, 262), (16, 3, 0), (2, 2, 1)]
+        {
+            assert!(!trapped(PLAIN, Syscall::Socket, [domain, kind, protocol, 0, 0, 0]), "{domain} {kind}");
+        }
+    }
+
+    #[test]
+    fn every_other_kind_of_socket_is() {
+        for (domain, kind, protocol) in
+            [(2, 0x80003, 1), (10, 3, 58), (2, 10, 3), (17, 3, 3), (17, 2, 0), (40, 1, 0), (31, 3, 1), (44, 3, 0)]
+        {
+            assert!(trapped(PLAIN, Syscall::Socket, [domain, kind, protocol, 0, 0, 0]), "{domain} {kind}");
+        }
+        for domain in (3..10).chain(11..16).chain(17..60) {
+            assert!(trapped(PLAIN, Syscall::Socket, [domain, 1, 0, 0, 0, 0]), "{domain}");
+        }
+        assert!(trapped(PLAIN, Syscall::Socket, [0x1_0000_0011, 3, 0, 0, 0, 0]), "garbage in the upper half");
+        assert!(trapped(PLAIN, Syscall::Socket, [0xFFFF_FFFF_0000_0002, 3, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn sendto_without_destination_is_not() {
+        assert!(!trapped(PLAIN, Syscall::Sendto, [3, 1, 1, 0, 0, 0]));
+        assert!(trapped(PLAIN, Syscall::Sendto, [3, 1, 1, 0, 1 << 33, 16]));
+        assert!(trapped(Interest { disclosure: true, ..PLAIN }, Syscall::Sendto, [3, 1, 1, 0, 0, 0]));
+    }
+}

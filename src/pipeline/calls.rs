@@ -1,0 +1,438 @@
+//! One function a system call: what it asks for, in the order in which the kernel looks at it.
+
+use super::{Scene, Subject};
+use crate::action::identity::is_alone;
+use crate::action::perform::unix_path::{Found, Origin};
+use crate::action::perform::{Performed, Socket, failed, sys};
+use crate::operation::address::{Address, UnixAddress};
+use crate::operation::decode::{self, Arguments, MAX_VECTORS, Message, Sockaddr, message_at, sendto_message};
+use crate::operation::layout::{self, Unreadable};
+use crate::operation::{Family, Operation, SocketKind, SocketType, interest, netlink, option};
+use nix::errno::Errno;
+use sockstrace_backend::{Outcome, Patience, Reply, Syscall};
+use std::os::fd::AsFd;
+
+const CONTINUE: Outcome = Outcome::Reply(Reply::Continue);
+
+/// How much of a netlink message is searched for requests.
+const SEARCHED: usize = 8192;
+
+/// Whether a message is all that its call sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Yes,
+    No,
+}
+
+impl Scene<'_> {
+    pub(super) fn play(mut self) -> Outcome {
+        let call = match Arguments::of(self.call, self.tracee) {
+            Ok(Some(call)) => call,
+            Ok(None) => return CONTINUE,
+            Err(unreadable) => return self.unreadable(Subject::default(), unreadable),
+        };
+        self.name = call.syscall.name();
+        let fd = Subject { fd: Some(call.int(0)), socket: None };
+        let outcome = match call.syscall {
+            Syscall::Connect => self.connect(&call),
+            Syscall::Sendto => self.sendto(&call),
+            Syscall::Sendmsg => self.sendmsg(&call),
+            Syscall::Sendmmsg => Ok(self.sendmmsg(&call)),
+            Syscall::Bind => self.bind(&call),
+            Syscall::Listen => Ok(self.listen(&call)),
+            Syscall::Accept | Syscall::Accept4 => Ok(self.accept(&call)),
+            Syscall::Socket => Ok(self.socket(&call)),
+            Syscall::Setsockopt => self.setsockopt(&call),
+            Syscall::Ioctl => Ok(self.ioctl(&call)),
+            Syscall::IoUringSetup => Ok(self.decide(Subject::default(), &Operation::IoUring, || CONTINUE)),
+            Syscall::PidfdGetfd => Ok(self.decide(fd, &Operation::TakeDescriptor, || CONTINUE)),
+            // Taken apart above.
+            Syscall::Socketcall => Ok(CONTINUE),
+        };
+        outcome.unwrap_or_else(|unreadable| self.unreadable(fd, unreadable))
+    }
+
+    /// Net/socket.c, `__sys_connect`: descriptor, address, socket.
+    fn connect(&self, call: &Arguments) -> Result<Outcome, Unreadable> {
+        let (socket, address) = match self.socket_and_address(call)? {
+            Ok(both) => both,
+            Err(refused) => return Ok(refused),
+        };
+        let subject = subject(call, &socket);
+        if let Address::Unix(UnixAddress::Path(_) | UnixAddress::Abstract(_)) = address.address()
+            && socket.kind.family == Family::UNIX
+        {
+            return Ok(self.connect_unix(subject, &socket, &address));
+        }
+        let operation = Operation::Connect { destination: address.address() };
+        Ok(self.decide(subject, &operation, || {
+            if socket.kind.family == Family::NETLINK && is_alone(self.tracee) {
+                return CONTINUE;
+            }
+            self.performer().connect(&socket, &address)
+        }))
+    }
+
+    fn connect_unix(&self, subject: Subject<'_>, socket: &Socket, address: &Sockaddr) -> Outcome {
+        let found = match self.find(address) {
+            Ok(found) => found,
+            Err(errno) => return self.path_fails(subject, address, errno),
+        };
+        let destination = destination(address, found.as_ref());
+        self.decide(subject, &Operation::Connect { destination }, || {
+            let performer = self.performer();
+            match &found {
+                // What was judged by its path is reached by what was found, not by the path.
+                Some(found) if self.pipeline.config.policy.judges_unix() => performer.connect_found(socket, found),
+                _ if is_alone(self.tracee) => CONTINUE,
+                Some(found) => performer.connect_found(socket, found),
+                None if self.patience == Patience::AtOnce => Outcome::NeedsPatience,
+                None => match self.walk(address) {
+                    Ok(Some(found)) => performer.connect_found(socket, &found),
+                    Ok(None) => performer.connect_abstract(socket, address),
+                    Err(errno) => failed(errno),
+                },
+            }
+        })
+    }
+
+    /// The socket file behind a path, where paths are judged.
+    fn find(&self, address: &Sockaddr) -> Result<Option<Found>, Errno> {
+        match address.address() {
+            Address::Unix(UnixAddress::Path(_)) if self.pipeline.config.policy.judges_unix() => {
+                if self.patience == Patience::AtOnce { Err(Errno::EAGAIN) } else { self.walk(address) }
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn walk(&self, address: &Sockaddr) -> Result<Option<Found>, Errno> {
+        let Address::Unix(UnixAddress::Path(path)) = address.address() else { return Ok(None) };
+        Origin::of(self.tracee)?.find(&path).map(Some)
+    }
+
+    /// A path that leads to nothing can't leak; the walk may also want more time.
+    fn path_fails(&self, subject: Subject<'_>, address: &Sockaddr, errno: Errno) -> Outcome {
+        match errno {
+            Errno::EAGAIN if self.patience == Patience::AtOnce => Outcome::NeedsPatience,
+            Errno::EPERM | Errno::EACCES => {
+                // Perhaps only we are denied: judged by the name, performed by nobody.
+                let destination = address.address();
+                self.decide(subject, &Operation::Connect { destination }, || failed(errno))
+            }
+            errno => self.kernel_refuses(subject, errno),
+        }
+    }
+
+    fn sendto(&self, call: &Arguments) -> Result<Outcome, Unreadable> {
+        // `__sys_sendto`: descriptor and socket before the address.
+        let socket = match self.socket_of(call) {
+            Ok(socket) => socket,
+            Err(refused) => return Ok(refused),
+        };
+        let subject = subject(call, &socket);
+        match sendto_message(self.tracee, call)? {
+            Ok(message) => Ok(self.send(subject, &socket, &message, call, Whole::Yes)),
+            Err(errno) => Ok(self.kernel_refuses(subject, errno)),
+        }
+    }
+
+    fn sendmsg(&self, call: &Arguments) -> Result<Outcome, Unreadable> {
+        let socket = match self.socket_of(call) {
+            Ok(socket) => socket,
+            Err(refused) => return Ok(refused),
+        };
+        let subject = subject(call, &socket);
+        match message_at(self.tracee, call.abi, call.arg(1), call.int(2))? {
+            Ok(message) => Ok(self.send(subject, &socket, &message, call, Whole::Yes)),
+            Err(errno) => Ok(self.kernel_refuses(subject, errno)),
+        }
+    }
+
+    /// Net/socket.c, `__sys_sendmmsg`: message after message, until one fails; how many went out.
+    fn sendmmsg(&self, call: &Arguments) -> Outcome {
+        let socket = match self.socket_of(call) {
+            Ok(socket) => socket,
+            Err(refused) => return refused,
+        };
+        let subject = subject(call, &socket);
+        let count = (call.arg(2) & 0xFFFF_FFFF).min(MAX_VECTORS);
+        let entry = layout::batch_entry_bytes(call.abi) as u64;
+        if count > 1 && self.patience == Patience::AtOnce {
+            // Half of them done can't be handed on to somebody with more time.
+            return Outcome::NeedsPatience;
+        }
+        // Nor can the kernel go on behind the first one that we perform: all or none are left to it.
+        let whole = if count > 1 { Whole::No } else { Whole::Yes };
+        let mut sent = 0_u64;
+        while sent < count {
+            let header = call.arg(1).wrapping_add(sent.wrapping_mul(entry));
+            let outcome = match message_at(self.tracee, call.abi, header, call.int(3)) {
+                Ok(Ok(message)) => self.send(subject, &socket, &message, call, whole),
+                Ok(Err(errno)) => self.kernel_refuses(subject, errno),
+                Err(unreadable) => self.unreadable(subject, unreadable),
+            };
+            match outcome {
+                Outcome::Reply(Reply::Return(bytes)) => {
+                    let length = (bytes as u32).to_ne_bytes();
+                    let at = header.wrapping_add(layout::message_header_bytes(call.abi) as u64);
+                    if self.tracee.write(at, &length).is_err() {
+                        // Sent, but not counted: as the kernel has it.
+                        return if sent == 0 { failed(Errno::EFAULT) } else { returned(sent) };
+                    }
+                }
+                // Left to the kernel: the others are judged all the same.
+                Outcome::Reply(Reply::Continue) => {}
+                other if sent == 0 => return other,
+                _ => return returned(sent),
+            }
+            sent = sent.saturating_add(1);
+            if matches!(outcome, Outcome::Reply(Reply::Continue)) && sent == count {
+                return CONTINUE;
+            }
+        }
+        returned(sent)
+    }
+
+    /// One message.
+    fn send(
+        &self,
+        subject: Subject<'_>,
+        socket: &Socket,
+        message: &Message,
+        call: &Arguments,
+        whole: Whole,
+    ) -> Outcome {
+        if socket.kind.family == Family::NETLINK && self.pipeline.config.policy.judges_disclosure() {
+            match self.shows_network(message) {
+                Ok(None) => {}
+                Ok(Some(request)) => {
+                    let operation = Operation::ShowNetwork { request };
+                    return self
+                        .decide(subject, &operation, || self.perform_send(socket, message, call, None, whole));
+                }
+                Err(unreadable) => return self.unreadable(subject, unreadable),
+            }
+        }
+        let found = match message.name.as_ref().map(|name| self.find(name)).transpose() {
+            Ok(found) => found.flatten(),
+            Err(errno) => {
+                let name = message.name.unwrap_or(Sockaddr::from_bytes(&[]));
+                return self.path_fails(subject, &name, errno);
+            }
+        };
+        let destination = match &message.name {
+            Some(name) => named_destination(&socket.kind, name, message.flags, found.as_ref()),
+            None => None,
+        };
+        // A datagram without an address of its own goes to the peer that connect has set, perhaps before
+        // we looked. A stream was judged when it was connected or accepted.
+        let peer = || {
+            let connected = socket.kind.is_internet_datagram() || socket.kind.family == Family::VSOCK;
+            connected.then(|| sys::peer_name(socket.as_fd()).ok()).flatten().map(|peer| peer.address())
+        };
+        let source_routed = socket.kind.is_internet() && decode::is_source_routed(&message.control, call.abi);
+        let operation = Operation::Send { destination: destination.or_else(peer), source_routed };
+        self.decide(subject, &operation, || self.perform_send(socket, message, call, found.as_ref(), whole))
+    }
+
+    fn perform_send(
+        &self,
+        socket: &Socket,
+        message: &Message,
+        call: &Arguments,
+        found: Option<&Found>,
+        whole: Whole,
+    ) -> Performed {
+        let local = matches!(socket.kind.family, Family::UNIX | Family::NETLINK | Family::ALG);
+        if local && found.is_none() && whole == Whole::Yes && is_alone(self.tracee) {
+            return CONTINUE;
+        }
+        let names_path =
+            matches!(message.name.map(|name| name.address()), Some(Address::Unix(UnixAddress::Path(_))));
+        if found.is_none() && names_path && socket.kind.family == Family::UNIX {
+            if self.patience == Patience::AtOnce {
+                return Outcome::NeedsPatience;
+            }
+            return match message.name.as_ref().map(|name| self.walk(name)).transpose() {
+                Ok(found) => self.performer().send(socket, message, call.abi, found.flatten().as_ref()),
+                Err(errno) => failed(errno),
+            };
+        }
+        self.performer().send(socket, message, call.abi, found)
+    }
+
+    /// The request for addresses, routes or links in a netlink message.
+    fn shows_network(&self, message: &Message) -> Result<Option<&'static str>, Unreadable> {
+        let mut bytes = vec![0; SEARCHED.min(usize::try_from(message.payload.length()).unwrap_or(SEARCHED))];
+        let mut filled = 0_usize;
+        for vector in message.payload.vectors() {
+            let rest = bytes.get_mut(filled..).unwrap_or_default();
+            let take = usize::try_from(vector.length).unwrap_or(usize::MAX).min(rest.len());
+            match layout::copy(self.tracee, vector.base, rest.get_mut(..take).unwrap_or_default()) {
+                // The kernel will find the same fault.
+                Err(Unreadable::Fault) => return Ok(None),
+                other => other?,
+            }
+            filled = filled.saturating_add(take);
+        }
+        Ok(netlink::shows_network(&bytes))
+    }
+
+    fn bind(&self, call: &Arguments) -> Result<Outcome, Unreadable> {
+        let (socket, address) = match self.socket_and_address(call)? {
+            Ok(both) => both,
+            Err(refused) => return Ok(refused),
+        };
+        let local = match address.address() {
+            // `__inet_bind` takes AF_UNSPEC for AF_INET.
+            Address::Unspecified if socket.kind.family == Family::INET => {
+                Address::parse_as_inet(address.as_bytes())
+            }
+            address => address,
+        };
+        Ok(self.decide(subject(call, &socket), &Operation::Bind { local }, || {
+            if !self.pipeline.config.policy.judges_incoming() {
+                return CONTINUE;
+            }
+            match socket.kind.family {
+                Family::UNIX | Family::NETLINK if is_alone(self.tracee) => CONTINUE,
+                Family::UNIX => self.performer().bind_path(&socket, &address),
+                _ => self.performer().bind(&socket, &address),
+            }
+        }))
+    }
+
+    fn listen(&self, call: &Arguments) -> Outcome {
+        let perform = |socket: &Socket| {
+            if self.pipeline.config.policy.judges_incoming() {
+                self.performer().listen(socket, call.int(1))
+            } else {
+                CONTINUE
+            }
+        };
+        self.on_local_address(call, |local| Operation::Listen { local }, perform)
+    }
+
+    fn accept(&self, call: &Arguments) -> Outcome {
+        self.on_local_address(call, |local| Operation::Accept { local }, |_| CONTINUE)
+    }
+
+    /// Calls that are judged by the address that the socket is bound to.
+    fn on_local_address(
+        &self,
+        call: &Arguments,
+        operation: impl FnOnce(Address) -> Operation,
+        perform: impl FnOnce(&Socket) -> Performed,
+    ) -> Outcome {
+        let socket = match self.socket_of(call) {
+            Ok(socket) => socket,
+            Err(refused) => return refused,
+        };
+        let local = match sys::local_name(socket.as_fd()) {
+            Ok(name) => name.address(),
+            Err(errno) => return self.kernel_refuses(subject(call, &socket), errno),
+        };
+        self.decide(subject(call, &socket), &operation(local), || perform(&socket))
+    }
+
+    fn socket(&self, call: &Arguments) -> Outcome {
+        let (domain, kind, protocol) = (call.int(0), call.int(1), call.int(2));
+        let asked = SocketKind { family: Family(domain), kind: SocketType::from_argument(kind), protocol };
+        let subject = Subject { fd: None, socket: Some(&asked) };
+        self.decide(subject, &Operation::Open, || {
+            if call.from_memory { Outcome::Reply(Reply::OpenSocket { domain, kind, protocol }) } else { CONTINUE }
+        })
+    }
+
+    fn setsockopt(&self, call: &Arguments) -> Result<Outcome, Unreadable> {
+        let (level, name) = (call.int(1), call.int(2));
+        if !option::is_judged(level, name) {
+            return Ok(CONTINUE);
+        }
+        let socket = match self.socket_of(call) {
+            Ok(socket) => socket,
+            Err(refused) => return Ok(refused),
+        };
+        let subject = subject(call, &socket);
+        let length = match usize::try_from(call.int(4)) {
+            Ok(length) => length.min(option::LONGEST),
+            Err(_) => return Ok(self.kernel_refuses(subject, Errno::EINVAL)),
+        };
+        let mut value = vec![0; length];
+        layout::copy(self.tracee, call.arg(3), &mut value)?;
+        let value = option::native(level, name, value, call.abi);
+        let perform = || self.performer().set_option(&socket, level, name, &value);
+        Ok(match option::meaning(level, name, &value) {
+            Some(operation) => self.decide(subject, &operation, perform),
+            // Options that redirect nothing, or are taken back.
+            None if self.only_logs() => CONTINUE,
+            None => perform(),
+        })
+    }
+
+    fn ioctl(&self, call: &Arguments) -> Outcome {
+        let subject = Subject { fd: Some(call.int(0)), socket: None };
+        match (call.int(1), interest::showing_request(call.int(1))) {
+            (interest::TUNSETIFF, _) => self.decide(subject, &Operation::AttachTun, || CONTINUE),
+            (_, Some(request)) => self.decide(subject, &Operation::ShowNetwork { request }, || CONTINUE),
+            _ => CONTINUE,
+        }
+    }
+
+    fn socket_of(&self, call: &Arguments) -> Result<Socket, Outcome> {
+        let fd = call.int(0);
+        let subject = Subject { fd: Some(fd), socket: None };
+        Socket::of(self.tracee, fd).map_err(|errno| self.kernel_refuses(subject, errno))
+    }
+
+    /// Descriptor and address of connect and bind, in the kernel's order: descriptor, address, socket. The
+    /// address is read first all the same (see `sockstrace_backend::remote`).
+    fn socket_and_address(&self, call: &Arguments) -> Result<Result<(Socket, Sockaddr), Outcome>, Unreadable> {
+        let fd = call.int(0);
+        let subject = Subject { fd: Some(fd), socket: None };
+        let address = match decode::sockaddr(self.tracee, call.arg(1), call.int(2)) {
+            Err(Unreadable::Denied) => Err(Errno::EPERM),
+            other => other?,
+        };
+        Ok(match (Socket::of(self.tracee, fd), address) {
+            (Err(errno), Err(_)) if errno != Errno::ENOTSOCK => Err(self.kernel_refuses(subject, errno)),
+            (_, Err(errno)) | (Err(errno), _) => Err(self.kernel_refuses(subject, errno)),
+            (Ok(socket), Ok(address)) => Ok((socket, address)),
+        })
+    }
+}
+
+fn subject<'a>(call: &Arguments, socket: &'a Socket) -> Subject<'a> {
+    Subject { fd: Some(call.int(0)), socket: Some(&socket.kind) }
+}
+
+fn returned(count: u64) -> Outcome {
+    Outcome::Reply(Reply::Return(count as i64))
+}
+
+/// The address to judge: a path is the file that it leads to.
+fn destination(address: &Sockaddr, found: Option<&Found>) -> Address {
+    match found.map(Found::path) {
+        Some(Ok(path)) => Address::Unix(UnixAddress::Path(path)),
+        _ => address.address(),
+    }
+}
+
+/// What the kernel makes of an address given with a message.
+fn named_destination(kind: &SocketKind, name: &Sockaddr, flags: i32, found: Option<&Found>) -> Option<Address> {
+    // TCP heeds it with MSG_FASTOPEN alone (`tcp_sendmsg_locked`, `mptcp_sendmsg_fastopen`).
+    let ignores =
+        matches!((kind.family, kind.kind), (Family::INET | Family::INET6 | Family::SMC, SocketType::STREAM))
+            && matches!(kind.protocol, 0 | libc::IPPROTO_TCP | libc::IPPROTO_MPTCP)
+            && flags & libc::MSG_FASTOPEN == 0;
+    match (name.address(), kind.family) {
+        _ if ignores => None,
+        // `udp_sendmsg` and `raw_sendmsg` take AF_UNSPEC for AF_INET, `udpv6_sendmsg` for no address.
+        (Address::Unspecified, Family::INET) if kind.kind != SocketType::STREAM => {
+            Some(Address::parse_as_inet(name.as_bytes()))
+        }
+        (Address::Unspecified, Family::INET6) => None,
+        _ => Some(destination(name, found)),
+    }
+}

@@ -1,0 +1,358 @@
+//! The way of a call: intercepted call → operation → verdict → action → reply, and an event on the side.
+//!
+//! Nothing here knows which backend stopped the call, what makes a leak, or how events are written.
+
+mod calls;
+mod inherited;
+
+use crate::action::end;
+use crate::action::interrupt::Watcher;
+use crate::action::perform::{Performed, Performer, failed};
+use crate::cli::FAILURE;
+use crate::config::{Config, OnLeak, Trace};
+use crate::event::{self, Action, Body, Call, Change, Event, Judgement, Process, Summary, Who};
+use crate::operation::address::Address;
+use crate::operation::layout::Unreadable;
+use crate::operation::{Operation, SocketKind};
+use crate::output::Recorder;
+use crate::policy::Verdict;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use sockstrace_backend::{Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Who wants to know sockstrace's exit status as soon as PROGRAM has ended.
+pub type OnProgramEnd = Box<dyn Fn(u8) + Send + Sync>;
+
+/// Judges calls, acts on them and records what happened.
+pub struct Pipeline {
+    config: Config,
+    recorder: Recorder,
+    watcher: Watcher,
+    on_program_end: OnProgramEnd,
+    /// Results of calls that continue will come by [`Handler::returned`].
+    observes_results: AtomicBool,
+    judged: AtomicU64,
+    leaks: AtomicU64,
+    /// The tree is being killed: nothing is let through any more.
+    ending: AtomicBool,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    backend: &'static str,
+    processes: HashSet<i32>,
+    /// Events that wait for their call's result.
+    pending: HashMap<u64, Vec<Event>>,
+}
+
+/// A call on its way.
+struct Scene<'a> {
+    pipeline: &'a Pipeline,
+    call: &'a InterceptedCall,
+    tracee: &'a dyn Tracee,
+    patience: Patience,
+    /// The name to report: that of the call behind a `socketcall`.
+    name: &'static str,
+}
+
+/// What an operation is about, for the event.
+#[derive(Clone, Copy, Default)]
+struct Subject<'a> {
+    fd: Option<i32>,
+    socket: Option<&'a SocketKind>,
+}
+
+impl Pipeline {
+    /// A pipeline for one run.
+    ///
+    /// # Errors
+    /// Where the signal that interrupts our own blocking calls can't be set up.
+    pub fn new(config: Config, recorder: Recorder, on_program_end: OnProgramEnd) -> Result<Self, Errno> {
+        Ok(Self {
+            config,
+            recorder,
+            watcher: Watcher::new()?,
+            on_program_end,
+            observes_results: AtomicBool::new(false),
+            judged: AtomicU64::new(0),
+            leaks: AtomicU64::new(0),
+            ending: AtomicBool::new(false),
+            seen: Mutex::default(),
+        })
+    }
+
+    /// Events now come from the backend of this name; with `observes_results`, the results of calls that
+    /// continue come by [`Handler::returned`].
+    pub fn begin(&self, backend: &'static str, observes_results: bool) {
+        self.seen().backend = backend;
+        self.observes_results.store(observes_results, Ordering::SeqCst);
+    }
+
+    /// What happens to leaks.
+    #[must_use]
+    pub fn on_leak(&self) -> OnLeak {
+        self.config.on_leak
+    }
+
+    /// sockstrace's exit status for the way in which PROGRAM ended.
+    #[must_use]
+    pub fn exit_status(&self, ended: Ended) -> u8 {
+        match u8::try_from(ended.shell_status()).unwrap_or(u8::MAX) {
+            0 if self.leaks.load(Ordering::SeqCst) > 0 => self.config.leak_exit_code as u8,
+            // What could not be written may have been a leak.
+            0 if self.recorder.dropped() > 0 => FAILURE,
+            status => status,
+        }
+    }
+
+    /// Writes the last line.
+    pub fn finish(&self, exit: i32) {
+        let pending = std::mem::take(&mut self.seen().pending);
+        pending.into_values().flatten().for_each(|event| self.recorder.write(event));
+        let processes = self.seen().processes.len() as u64;
+        let summary = Summary {
+            events: self.judged.load(Ordering::SeqCst),
+            leaks: self.leaks.load(Ordering::SeqCst),
+            processes,
+            dropped: 0,
+            exit,
+        };
+        self.recorder.write(Event::now(Body::Summary(summary)));
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn traces_all(&self) -> bool {
+        self.config.trace == Trace::All
+    }
+
+    fn who(&self, pid: Pid, tid: Pid) -> Who {
+        Who {
+            backend: self.seen().backend,
+            pid: pid.as_raw(),
+            tid: tid.as_raw(),
+            process: proc::thread_name(tid).map(|name| name.to_string_lossy().into_owned()),
+            exe: proc::executable(pid).map(|path| path.to_string_lossy().into_owned()),
+        }
+    }
+}
+
+impl Handler for Pipeline {
+    fn handle(&self, call: &InterceptedCall, tracee: &dyn Tracee, patience: Patience) -> Outcome {
+        if self.ending.load(Ordering::SeqCst) {
+            return failed(Errno::EPERM);
+        }
+        let scene = Scene { pipeline: self, call, tracee, patience, name: call.syscall.name() };
+        scene.play()
+    }
+
+    fn returned(&self, call: &InterceptedCall, result: i64) {
+        let pending = self.seen().pending.remove(&call.id);
+        for mut event in pending.into_iter().flatten() {
+            if let Body::Syscall(call) = &mut event.body {
+                call.set_result(result);
+            }
+            self.recorder.write(event);
+        }
+    }
+
+    fn abandoned(&self, call: &InterceptedCall) {
+        let pending = self.seen().pending.remove(&call.id);
+        pending.into_iter().flatten().for_each(|event| self.recorder.write(event));
+    }
+
+    fn program_ended(&self, ended: Ended) {
+        (self.on_program_end)(self.exit_status(ended));
+    }
+
+    fn process(&self, event: ProcessEvent) {
+        let (pid, change, ended) = match event {
+            ProcessEvent::Born { pid, .. } => {
+                self.seen().processes.insert(pid.as_raw());
+                return;
+            }
+            ProcessEvent::Exec { pid } => (pid, Change::Exec, None),
+            ProcessEvent::Gone { pid, ended } => (pid, Change::Exit, ended),
+        };
+        self.seen().processes.insert(pid.as_raw());
+        if self.traces_all() {
+            let (status, signal) = match ended {
+                Some(Ended::Exited(status)) => (Some(status), None),
+                Some(Ended::Signaled(signal)) => (None, Some(signal)),
+                None => (None, None),
+            };
+            let process = Process { who: self.who(pid, pid), event: change, status, signal };
+            self.recorder.write(Event::now(Body::Process(process)));
+        }
+    }
+}
+
+impl Scene<'_> {
+    fn performer(&self) -> Performer<'_> {
+        Performer { watcher: &self.pipeline.watcher, tracee: self.tracee, patience: self.patience }
+    }
+
+    /// Whether leaks are only recorded, so that what is allowed is left to the kernel too.
+    fn only_logs(&self) -> bool {
+        self.pipeline.config.on_leak == OnLeak::Log
+    }
+
+    /// Judges, then has it performed (`perform`) or does to it what leaks are to suffer.
+    fn decide(&self, subject: Subject<'_>, operation: &Operation, perform: impl FnOnce() -> Performed) -> Outcome {
+        let verdict = self.pipeline.config.policy.judge(operation, subject.socket);
+        if verdict.is_leak() {
+            return self.act(subject, operation, &verdict);
+        }
+        let outcome = if self.only_logs() { Outcome::Reply(Reply::Continue) } else { perform() };
+        match &outcome {
+            // Either comes again, and is judged again.
+            Outcome::NeedsPatience | Outcome::Reply(Reply::Restart) => {}
+            Outcome::Reply(reply) => self.record(subject, operation, &verdict, Action::Continue, reply, None),
+        }
+        outcome
+    }
+
+    fn act(&self, subject: Subject<'_>, operation: &Operation, verdict: &Verdict<'_>) -> Outcome {
+        let refusal = match operation {
+            // What a kernel without it answers: libraries fall back.
+            Operation::IoUring => Errno::ENOSYS,
+            _ => self.pipeline.config.block_errno,
+        };
+        let (action, reply) = match self.pipeline.config.on_leak {
+            OnLeak::Log => (Action::Continue, Reply::Continue),
+            OnLeak::Block => (Action::Block, Reply::Fail(refusal)),
+            OnLeak::Kill => (Action::Kill, Reply::Fail(refusal)),
+            OnLeak::KillTree => (Action::KillTree, Reply::Fail(refusal)),
+            OnLeak::Core => (Action::Core, Reply::Fail(refusal)),
+        };
+        if action == Action::KillTree {
+            self.pipeline.ending.store(true, Ordering::SeqCst);
+        }
+        // The event first: who is dead has no name any more.
+        let note = (action == Action::Core).then(|| end::core_place(self.tracee.pid()));
+        self.record(subject, operation, verdict, action, &reply, note);
+        match action {
+            Action::Kill => end::kill_process(self.tracee),
+            Action::KillTree => end::kill_tree(self.tracee),
+            Action::Core => end::abort_with_core(self.tracee),
+            Action::Continue | Action::Block | Action::Redirect => {}
+        }
+        Outcome::Reply(reply)
+    }
+
+    /// The kernel itself refuses the arguments.
+    fn kernel_refuses(&self, subject: Subject<'_>, errno: Errno) -> Outcome {
+        match errno {
+            // The tracee is gone; nobody sees the answer.
+            Errno::ESRCH => return failed(errno),
+            // Out of reach, or we are out of descriptors: not the kernel's refusal but our own inability.
+            Errno::EPERM | Errno::EACCES => return self.undecidable(subject, OUT_OF_REACH),
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM => return self.undecidable(subject, OUT_OF_RESOURCES),
+            _ => {}
+        }
+        let reply = if self.only_logs() { Reply::Continue } else { Reply::Fail(errno) };
+        let verdict = Verdict { leak: None, reason: Cow::Borrowed("the kernel refuses its arguments"), rule: None };
+        let nothing = Operation::Send { destination: None, source_routed: false };
+        self.record(subject, &nothing, &verdict, Action::Continue, &reply, None);
+        Outcome::Reply(reply)
+    }
+
+    /// Nothing can be said of the call, so that it counts as a leak.
+    fn undecidable(&self, subject: Subject<'_>, why: &'static str) -> Outcome {
+        self.decide(subject, &Operation::Undecidable { why }, || failed(Errno::EPERM))
+    }
+
+    fn unreadable(&self, subject: Subject<'_>, unreadable: Unreadable) -> Outcome {
+        match unreadable {
+            Unreadable::Fault => self.kernel_refuses(subject, Errno::EFAULT),
+            Unreadable::Denied => self.undecidable(subject, OUT_OF_REACH),
+            Unreadable::Gone => failed(Errno::ESRCH),
+            Unreadable::WouldBlock if self.patience == Patience::AtOnce => Outcome::NeedsPatience,
+            Unreadable::WouldBlock => self.undecidable(subject, "its memory can't be read in time"),
+        }
+    }
+
+    fn record(
+        &self,
+        subject: Subject<'_>,
+        operation: &Operation,
+        verdict: &Verdict<'_>,
+        action: Action,
+        reply: &Reply,
+        note: Option<String>,
+    ) {
+        let pipeline = self.pipeline;
+        pipeline.judged.fetch_add(1, Ordering::SeqCst);
+        if verdict.is_leak() {
+            pipeline.leaks.fetch_add(1, Ordering::SeqCst);
+        }
+        let mut seen = pipeline.seen();
+        seen.processes.insert(self.tracee.pid().as_raw());
+        drop(seen);
+        if !verdict.is_leak() && !pipeline.traces_all() {
+            return;
+        }
+        let mut reason = verdict.reason.clone();
+        if let Some(note) = note {
+            reason = Cow::Owned(format!("{reason}; {note}"));
+        }
+        let mut call = Call {
+            who: pipeline.who(self.tracee.pid(), self.tracee.tid()),
+            syscall: self.name,
+            abi: self.call.abi.name(),
+            fd: subject.fd,
+            socket: subject.socket.map(event::Socket::from),
+            address: address(operation).and_then(event::address),
+            returned: None,
+            errno: None,
+            verdict: if verdict.is_leak() { Judgement::Leak } else { Judgement::Allowed },
+            class: verdict.leak,
+            action,
+            reason,
+            rule: verdict.rule.map(ToOwned::to_owned),
+        };
+        match reply {
+            Reply::Return(value) => call.set_result(*value),
+            // Who is killed sees nothing.
+            Reply::Fail(errno) if matches!(action, Action::Continue | Action::Block) => {
+                call.set_result(i64::from((*errno as i32).wrapping_neg()));
+            }
+            _ => {}
+        }
+        let event = Event::now(Body::Syscall(call));
+        if *reply == Reply::Continue && pipeline.observes_results.load(Ordering::SeqCst) {
+            pipeline.seen().pending.entry(self.call.id).or_default().push(event);
+        } else {
+            pipeline.recorder.write(event);
+        }
+    }
+}
+
+const OUT_OF_REACH: &str = "the process can't be looked into (not dumpable, or in another user namespace); \
+                            run sockstrace as root, or with --user-namespace";
+const OUT_OF_RESOURCES: &str = "sockstrace is out of descriptors or memory";
+
+/// The address that an operation is about.
+fn address(operation: &Operation) -> Option<&Address> {
+    match operation {
+        Operation::Connect { destination } => Some(destination),
+        Operation::Send { destination, .. } => destination.as_ref(),
+        Operation::Bind { local } | Operation::Listen { local } | Operation::Accept { local } => Some(local),
+        Operation::JoinGroup { group } => Some(group),
+        Operation::Inherit { peer } => Some(peer),
+        Operation::Open
+        | Operation::IoUring
+        | Operation::SourceRoute
+        | Operation::AttachTun
+        | Operation::ShowNetwork { .. }
+        | Operation::TakeDescriptor
+        | Operation::Undecidable { .. } => None,
+    }
+}

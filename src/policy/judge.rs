@@ -1,0 +1,350 @@
+//! The policy itself: one function from operation and socket to verdict.
+
+use super::nets::Nets;
+use super::proxy::{Endpoint, Proxy};
+use super::rule::{Rule, Target};
+use super::sockets::{leaks_by_itself, listens, speaks_tcp};
+use super::unix::UnixGlobs;
+use super::{Class, Verdict};
+use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixAddress};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+
+/// What a [`Policy`] is made of.
+#[derive(Debug, Clone, Default)]
+pub struct PolicyOptions {
+    /// `--proxy`; if empty, Tor's default ports on loopback.
+    pub proxies: Vec<Proxy>,
+    /// `--allow`
+    pub allow: Vec<Rule>,
+    /// `--allow-loopback`
+    pub allow_loopback: bool,
+    /// `--disclosure leak`
+    pub judge_disclosure: bool,
+    /// `--unix leak`
+    pub judge_unix: bool,
+    /// `--incoming block`, with the rules of `--allow-incoming`; `None` is `--incoming allow`.
+    pub incoming: Option<Vec<Rule>>,
+}
+
+/// Says of each operation whether it leaks.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent options, each named at its use")]
+pub struct Policy {
+    proxies: Vec<Proxy>,
+    proxies_are_defaults: bool,
+    proxies_by_address: HashMap<(IpAddr, u16), usize>,
+    proxies_by_path: HashMap<Vec<u8>, usize>,
+    allow: Rules,
+    allow_loopback: bool,
+    judge_disclosure: bool,
+    judge_unix: bool,
+    incoming: Option<Rules>,
+}
+
+/// Rules with the tables to find them by.
+#[derive(Debug)]
+struct Rules {
+    list: Vec<Rule>,
+    nets: Nets,
+    unix: UnixGlobs,
+}
+
+impl Rules {
+    fn new(list: Vec<Rule>) -> Result<Self, String> {
+        let nets = Nets::new(list.iter().enumerate().filter_map(|(index, rule)| match &rule.target {
+            Target::Net(net, ports) => Some((*net, ports.clone(), index)),
+            Target::Unix(_) => None,
+        }));
+        let unix = UnixGlobs::new(list.iter().enumerate().flat_map(|(index, rule)| {
+            let globs: &[String] = match &rule.target {
+                Target::Net(..) => &[],
+                Target::Unix(globs) => globs,
+            };
+            globs.iter().map(move |glob| (glob.as_str(), index))
+        }))?;
+        Ok(Self { list, nets, unix })
+    }
+
+    fn text(&self, index: usize) -> Option<&str> {
+        self.list.get(index).map(Rule::text)
+    }
+}
+
+/// Where a local address comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Bind,
+    Use,
+}
+
+impl Policy {
+    /// Builds the lookup tables.
+    ///
+    /// # Errors
+    /// A message where the rules can't be compiled together.
+    pub fn new(options: PolicyOptions) -> Result<Self, String> {
+        let proxies_are_defaults = options.proxies.is_empty();
+        let proxies = if proxies_are_defaults { Proxy::defaults() } else { options.proxies };
+        let mut proxies_by_address = HashMap::new();
+        let mut proxies_by_path = HashMap::new();
+        for (index, proxy) in proxies.iter().enumerate() {
+            match proxy.endpoint() {
+                Endpoint::Tcp(addresses) => {
+                    for address in addresses {
+                        let key = (address.ip().to_canonical(), address.port());
+                        proxies_by_address.entry(key).or_insert(index);
+                    }
+                }
+                Endpoint::Unix(paths) => {
+                    for path in paths {
+                        let path = path.as_os_str().as_bytes().to_vec();
+                        proxies_by_path.entry(path).or_insert(index);
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            proxies,
+            proxies_are_defaults,
+            proxies_by_address,
+            proxies_by_path,
+            allow: Rules::new(options.allow)?,
+            allow_loopback: options.allow_loopback,
+            judge_disclosure: options.judge_disclosure,
+            judge_unix: options.judge_unix,
+            incoming: options.incoming.map(Rules::new).transpose()?,
+        })
+    }
+
+    /// Whether bind, listen and accept can be leaks.
+    #[must_use]
+    pub fn judges_incoming(&self) -> bool {
+        self.incoming.is_some()
+    }
+
+    /// Whether UNIX socket destinations can be leaks.
+    #[must_use]
+    pub fn judges_unix(&self) -> bool {
+        self.judge_unix
+    }
+
+    /// Whether reading the host's addresses and routes is a leak.
+    #[must_use]
+    pub fn judges_disclosure(&self) -> bool {
+        self.judge_disclosure
+    }
+
+    /// The proxy that redirected traffic goes to.
+    #[must_use]
+    pub fn first_proxy(&self) -> Option<&Proxy> {
+        self.proxies.first()
+    }
+
+    /// Judges an operation on a socket of the given kind (of the kind asked for, where it opens one).
+    /// Where the kind isn't known it is judged as the worst that it can be.
+    #[must_use]
+    pub fn judge(&self, operation: &Operation, socket: Option<&SocketKind>) -> Verdict<'_> {
+        match operation {
+            Operation::Connect { destination } => self.connect(destination, socket),
+            Operation::Send { destination, source_routed } => {
+                self.send(destination.as_ref(), *source_routed, socket)
+            }
+            Operation::Bind { local } => self.local(Stage::Bind, local, socket),
+            Operation::Listen { local } | Operation::Accept { local } => self.local(Stage::Use, local, socket),
+            Operation::Open => match socket {
+                None => outbound("a socket of unknown kind"),
+                Some(kind) => match leaks_by_itself(kind) {
+                    Some(why) => outbound(why),
+                    None => Verdict::allowed("judged when it is used"),
+                },
+            },
+            Operation::IoUring => {
+                outbound("an io_uring sends and connects without system calls that can be judged")
+            }
+            Operation::SourceRoute => outbound("the option sends the socket's packets by way of other hosts"),
+            Operation::JoinGroup { group } => self.join(group),
+            Operation::AttachTun => outbound("a TUN/TAP interface injects packets into the host's network"),
+            Operation::ShowNetwork { request } if self.judge_disclosure => {
+                Verdict::leak(Class::Disclosure, format!("{request} shows the host's addresses, links or routes"))
+            }
+            Operation::ShowNetwork { .. } => {
+                Verdict::allowed("shows the host's network, which --disclosure leak would judge")
+            }
+            Operation::TakeDescriptor => {
+                outbound("takes a descriptor, which may be a connected socket, out of another process")
+            }
+            Operation::Inherit { peer } => self.destination(peer, socket),
+            Operation::Undecidable { why } => outbound(why),
+        }
+    }
+
+    fn connect(&self, destination: &Address, socket: Option<&SocketKind>) -> Verdict<'_> {
+        if *destination == Address::Unspecified {
+            return Verdict::allowed("dissolves an association");
+        }
+        let verdict = self.destination(destination, socket);
+        let datagram = socket.is_some_and(|socket| socket.is_internet_datagram());
+        if verdict.is_leak() && datagram && matches!(destination, Address::Internet(_)) {
+            // getsockname tells the local address that routing chose; nothing was sent for it.
+            return Verdict::leak(
+                Class::Disclosure,
+                format!("sends nothing, but getsockname then tells the local address: {}", verdict.reason),
+            );
+        }
+        verdict
+    }
+
+    fn send(&self, destination: Option<&Address>, source_routed: bool, socket: Option<&SocketKind>) -> Verdict<'_> {
+        if source_routed {
+            return outbound("the message carries a route by way of other hosts");
+        }
+        // Before the address: packet sockets don't look at its family, nor need one, and a raw socket's
+        // header may name another destination than the address.
+        if let Some(why) = socket.and_then(leaks_by_itself) {
+            return outbound(why);
+        }
+        match destination {
+            None => Verdict::allowed("no destination: the kernel refuses it, or a connected pair"),
+            Some(Address::Unspecified) => match socket {
+                Some(socket) if !socket.is_internet() || socket.kind == SocketType::STREAM => {
+                    Verdict::allowed("AF_UNSPEC is no destination here")
+                }
+                _ => outbound("AF_UNSPEC with a datagram: where it goes can't be told"),
+            },
+            Some(destination) => self.destination(destination, socket),
+        }
+    }
+
+    fn join(&self, group: &Address) -> Verdict<'_> {
+        let Some((ip, _)) = group.ip() else {
+            return Verdict::allowed("no multicast group: the kernel refuses it");
+        };
+        // IGMP and MLD have no ports: whoever may send to the group on one may be its member.
+        match self.allow.nets.find(ip, None) {
+            Some(rule) => Verdict::allowed_by(self.allow.text(rule), "the group is allowed"),
+            None => outbound("the kernel announces the membership to the network by IGMP or MLD"),
+        }
+    }
+
+    /// Traffic to `address`; a leak is outbound.
+    fn destination(&self, address: &Address, socket: Option<&SocketKind>) -> Verdict<'_> {
+        match address {
+            Address::Internet(address) => self.internet(address.ip().to_canonical(), address.port(), socket),
+            Address::Unix(address) => self.unix(address),
+            Address::Netlink { .. } => Verdict::allowed("netlink stays in the kernel"),
+            Address::Malformed(_) => {
+                Verdict::allowed("not an address of this family: the kernel refuses it with EINVAL")
+            }
+            Address::Unspecified => Verdict::allowed("no destination"),
+            Address::Vsock { .. } => outbound("a vsock reaches the hypervisor or other machines on it"),
+            Address::Packet { .. } => outbound("frames past every IP rule"),
+            // Kernel crypto has no peer to send to.
+            Address::Other(Family::ALG) => Verdict::allowed("the kernel's crypto, not a network"),
+            Address::Other(_) => outbound("an address of this family can't be judged"),
+        }
+    }
+
+    fn internet(&self, ip: IpAddr, port: u16, socket: Option<&SocketKind>) -> Verdict<'_> {
+        let proxy = self.proxies_by_address.get(&(ip, port));
+        if let Some(&index) = proxy
+            && socket.is_some_and(speaks_tcp)
+        {
+            return Verdict::allowed_by(self.proxy_text(index), "to a proxy");
+        }
+        if let Some(rule) = self.allow.nets.find(ip, Some(port)) {
+            return Verdict::allowed_by(self.allow.text(rule), "the destination is allowed");
+        }
+        // As a destination the unspecified address is this host (ip_route_output_key_hash_rcu).
+        let this_host = ip.is_loopback() || ip.is_unspecified();
+        if this_host && self.allow_loopback {
+            return Verdict::allowed_by(Some("--allow-loopback"), "loopback is allowed");
+        }
+        outbound(match (proxy, socket) {
+            (Some(_), Some(_)) => "a proxy's address, but proxies take TCP only",
+            (Some(_), None) => "a proxy's address, but the socket's protocol isn't known",
+            (None, _) if this_host => "loopback, and no proxy or rule covers it",
+            (None, _) => "no proxy or rule covers it",
+        })
+    }
+
+    fn unix(&self, address: &UnixAddress) -> Verdict<'_> {
+        if !self.judge_unix {
+            return Verdict::allowed("UNIX sockets are not judged");
+        }
+        if let UnixAddress::Path(path) = address
+            && let Some(&index) = self.proxies_by_path.get(path.as_bytes())
+        {
+            return Verdict::allowed_by(self.proxy_text(index), "to a proxy");
+        }
+        if *address == UnixAddress::Unnamed {
+            return Verdict::allowed("a UNIX socket without a name");
+        }
+        match self.allow.unix.find(address) {
+            Some(rule) => Verdict::allowed_by(self.allow.text(rule), "the UNIX socket is allowed"),
+            None => outbound("a UNIX socket that no proxy or unix: rule covers"),
+        }
+    }
+
+    /// A local address that is bound, listened on or accepted from.
+    fn local(&self, stage: Stage, address: &Address, socket: Option<&SocketKind>) -> Verdict<'_> {
+        let Some(rules) = &self.incoming else {
+            return Verdict::allowed("incoming connections are not judged");
+        };
+        match address {
+            Address::Internet(address) => {
+                let (ip, port) = (address.ip().to_canonical(), address.port());
+                if stage == Stage::Bind && port == 0 && socket.is_some_and(listens) {
+                    return Verdict::allowed("no port yet: judged when it listens");
+                }
+                // As a local address the unspecified one is not loopback but every address.
+                let wildcard = ip.is_unspecified();
+                let rule =
+                    if wildcard { rules.nets.find_wildcard(ip, port) } else { rules.nets.find(ip, Some(port)) };
+                if let Some(rule) = rule {
+                    return Verdict::allowed_by(rules.text(rule), "the local address is allowed");
+                }
+                if ip.is_loopback() && self.allow_loopback {
+                    return Verdict::allowed_by(Some("--allow-loopback"), "reachable by loopback alone");
+                }
+                inbound(if wildcard {
+                    "reachable on every address of the host, and no --allow-incoming rule names that"
+                } else {
+                    "no --allow-incoming rule covers the local address"
+                })
+            }
+            Address::Unix(_) => Verdict::allowed("a UNIX socket can't be reached from outside"),
+            Address::Netlink { .. } => Verdict::allowed("netlink stays in the kernel"),
+            Address::Other(Family::ALG) => Verdict::allowed("the kernel's crypto, not a network"),
+            Address::Malformed(_) => {
+                Verdict::allowed("not an address of this family: the kernel refuses it with EINVAL")
+            }
+            Address::Unspecified => match socket {
+                Some(socket) if !socket.is_internet() && leaks_by_itself(socket).is_none() => {
+                    Verdict::allowed("AF_UNSPEC is no address here: the kernel refuses it")
+                }
+                _ => inbound("AF_UNSPEC binds to every address of the host"),
+            },
+            Address::Vsock { .. } => inbound("reachable by the hypervisor or other machines on it"),
+            Address::Packet { .. } => inbound("receives every frame of an interface"),
+            Address::Other(_) => inbound("who reaches an address of this family can't be judged"),
+        }
+    }
+
+    fn proxy_text(&self, index: usize) -> Option<&str> {
+        if self.proxies_are_defaults { None } else { self.proxies.get(index).map(Proxy::text) }
+    }
+}
+
+fn outbound(reason: &'static str) -> Verdict<'static> {
+    Verdict::leak(Class::Outbound, reason)
+}
+
+fn inbound(reason: &'static str) -> Verdict<'static> {
+    Verdict::leak(Class::Inbound, reason)
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

@@ -1,0 +1,145 @@
+//! One run: choose a backend, judge, and answer with an exit status.
+
+use crate::action::end;
+use crate::backends;
+use crate::cli::FAILURE;
+use crate::config::{BackendChoice, Config, Leftover, OnLeak, Trace};
+use crate::operation::interest::{self, Interest};
+use crate::output::Recorder;
+use crate::pipeline::{OnProgramEnd, Pipeline};
+use crate::policy::strict;
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use sockstrace_backend::signals::Inherited;
+use sockstrace_backend::{Backend, BackendError, Capabilities, Command, Ended, Handler, Plan};
+use std::io::Write;
+use std::sync::Arc;
+
+/// The status for a program that can't be executed, and for one that isn't there: as shells have it.
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Runs PROGRAM under judgement and returns sockstrace's exit status. `program_ended` is told the status
+/// as soon as PROGRAM has ended, before its descendants have.
+pub fn run(config: Config, inherited: Inherited, program_ended: impl Fn(u8) + Send + Sync + 'static) -> u8 {
+    try_run(config, inherited, Box::new(program_ended)).unwrap_or_else(|error| complain(&error))
+}
+
+/// Says why there was no run; the exit status for that.
+fn complain(error: &BackendError) -> u8 {
+    say(&error.to_string());
+    match error {
+        BackendError::NotFound(_) => NOT_FOUND,
+        BackendError::NotExecutable(..) => NOT_EXECUTABLE,
+        BackendError::Failed(..) | BackendError::Unavailable(_) => FAILURE,
+    }
+}
+
+fn say(what: &str) {
+    // Not eprintln!, which panics where standard error is closed.
+    let _: std::io::Result<()> = writeln!(std::io::stderr(), "sockstrace: {what}");
+}
+
+fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) -> Result<u8, BackendError> {
+    if config.on_leak == OnLeak::Core
+        && let Some(warning) = end::core_warning()
+    {
+        say(warning);
+    }
+    // A write past a limit on file sizes must be an error, not our end.
+    ignore(Signal::SIGXFSZ)?;
+    let recorder = Recorder::open(config.format, config.output.as_deref()).map_err(|error| {
+        let name = config.output.as_deref().map_or("standard error".into(), |path| path.display().to_string());
+        BackendError::Failed(format!("opening {name} for events"), sockstrace_backend::filter::errno_of(&error))
+    })?;
+    let plan = plan(&config);
+    let (program, arguments) = match config.program.split_first() {
+        Some((program, arguments)) => (program.clone(), arguments.to_vec()),
+        None => return Err(BackendError::Failed("running nothing".into(), Errno::EINVAL)),
+    };
+    let choice = config.backend;
+    let kills = matches!(config.on_leak, OnLeak::Kill | OnLeak::KillTree | OnLeak::Core);
+    let pipeline = Pipeline::new(config, recorder, program_ended);
+    let pipeline = Arc::new(pipeline.map_err(BackendError::doing("setting signals up"))?);
+    let severed = pipeline.judge_inherited();
+    if kills && !severed.is_empty() {
+        let status = 128 + libc::SIGKILL as u8;
+        say("PROGRAM was not started: it would have inherited a connection that leaks");
+        pipeline.finish(i32::from(status));
+        return Ok(status);
+    }
+    let command = Command { program, arguments, inherited, severed };
+    let status = match run_on(choice, &pipeline, &command, &plan) {
+        Ok(ended) => pipeline.exit_status(ended),
+        Err(error) => complain(&error),
+    };
+    pipeline.finish(i32::from(status));
+    Ok(status)
+}
+
+fn plan(config: &Config) -> Plan {
+    let policy = &config.policy;
+    let interest = Interest {
+        incoming: policy.judges_incoming() || config.trace == Trace::All,
+        disclosure: policy.judges_disclosure(),
+    };
+    Plan {
+        traps: interest::traps(interest),
+        allowed_syscalls: config.strict.then(strict::allowed),
+        leftover: match config.leftover {
+            Leftover::Kill => sockstrace_backend::Leftover::Kill,
+            Leftover::Wait | Leftover::Background => sockstrace_backend::Leftover::Wait,
+        },
+        observe_results: config.on_leak == OnLeak::Log,
+        user_namespace: config.user_namespace,
+    }
+}
+
+/// Runs on the chosen backend; `auto` tries the next one where one can't be had.
+fn run_on(
+    choice: BackendChoice,
+    pipeline: &Arc<Pipeline>,
+    command: &Command,
+    plan: &Plan,
+) -> Result<Ended, BackendError> {
+    let name = match choice {
+        BackendChoice::Auto => None,
+        BackendChoice::Seccomp => Some("seccomp"),
+        BackendChoice::Ptrace => Some("ptrace"),
+    };
+    let mut candidates =
+        backends::all().into_iter().filter(|b| name.is_none_or(|name| b.name() == name)).peekable();
+    let mut unavailable = BackendError::Unavailable("no backend works here: see `sockstrace doctor`".into());
+    while let Some(backend) = candidates.next() {
+        let capabilities = backend.capabilities();
+        check(&*backend, capabilities, pipeline)?;
+        let plan = Plan { observe_results: plan.observe_results && capabilities.observes_results, ..plan.clone() };
+        pipeline.begin(backend.name(), plan.observe_results);
+        let handler: Arc<dyn Handler> = Arc::<Pipeline>::clone(pipeline);
+        match backend.run(command, &plan, handler) {
+            Err(BackendError::Unavailable(why)) if name.is_none() => {
+                if let Some(next) = candidates.peek() {
+                    say(&format!("{}: {why}; going on with --backend {}", backend.name(), next.name()));
+                }
+                unavailable = BackendError::Unavailable(why);
+            }
+            other => return other,
+        }
+    }
+    Err(unavailable)
+}
+
+/// Options are held against what the backend can do before the program starts.
+fn check(backend: &dyn Backend, capabilities: Capabilities, pipeline: &Pipeline) -> Result<(), BackendError> {
+    if pipeline.on_leak() != OnLeak::Log && !(capabilities.refuse && capabilities.perform) {
+        let what = format!("the {} backend can only record: use --on-leak log", backend.name());
+        return Err(BackendError::Unavailable(what));
+    }
+    Ok(())
+}
+
+fn ignore(signal: Signal) -> Result<(), BackendError> {
+    // SAFETY: ignoring is no handler.
+    let result = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
+    result.map(drop).map_err(BackendError::doing("ignoring a signal"))
+}

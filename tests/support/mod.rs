@@ -1,0 +1,34 @@
+//! What integration tests share: guests compiled from C ([`programs`]), a network namespace with
+//! witnesses ([`stage`], [`capture`]), running a command to its end and no further ([`run`]), and running
+//! many cases at once ([`cases`]).
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+pub mod capture;
+pub mod cases;
+pub mod programs;
+pub mod run;
+pub mod stage;
+
+/// The backends that every test runs with.
+pub const BACKENDS: [&str; 2] = ["seccomp", "ptrace"];
+
+/// The address that nobody may reach, and where witnesses wait.
+pub const FOREIGN4: &str = "203.0.113.5";
+/// The same for IPv6.
+pub const FOREIGN6: &str = "2001:db8::5";
+/// The allowed proxy.
+pub const PROXY4: &str = "203.0.113.9";
+/// The same for IPv6.
+pub const PROXY6: &str = "2001:db8::9";
+/// Where witnesses of leaks wait, TCP and UDP.
+pub const PORT: u16 = 7777;
+/// The proxy's TCP port.
+pub const PROXY_PORT: u16 = 9050;
+/// The UDP port that is allowed by a rule.
+pub const ALLOWED_PORT: u16 = 9053;
+/// Where guests listen.
+pub const LISTEN_PORT: u16 = 7788;
+/// What guests send when they leak.
+pub const TOKEN: &[u8] = b"sockstrace-leak";

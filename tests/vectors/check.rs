@@ -1,0 +1,421 @@
+//! Running one row in one mode, and judging what was seen.
+
+use super::support::programs::programs;
+use super::support::run::{Event, Outcome, Run, Status};
+use super::support::stage::{Stage, Truth};
+use super::support::{LISTEN_PORT, TOKEN};
+use super::table::{Binary, Exception, Fixture, Native, Seen, Vector};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How a row is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Without sockstrace.
+    Native,
+    /// `--on-leak log` with this backend.
+    Log(&'static str),
+    /// `--on-leak block`
+    Block(&'static str),
+    /// `--on-leak kill-tree`
+    KillTree(&'static str),
+}
+
+impl Mode {
+    fn action(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Native => None,
+            Self::Log(backend) => Some((backend, "log")),
+            Self::Block(backend) => Some((backend, "block")),
+            Self::KillTree(backend) => Some((backend, "kill-tree")),
+        }
+    }
+}
+
+/// Whether the kernel can do what a probe asks; asked once.
+pub fn is_available(probe: &'static str) -> bool {
+    static KNOWN: Mutex<BTreeMap<&str, bool>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap();
+    *known.entry(probe).or_insert_with(|| {
+        // In a thread: the stage takes its thread into another namespace.
+        thread::spawn(move || match probe {
+            "probe-i386" => programs().vectors32.is_some(),
+            "probe-no-x32" => !can(&programs().vectors, "x32-connect"),
+            probe => can(&programs().vectors, probe),
+        })
+        .join()
+        .unwrap()
+    })
+}
+
+fn can(program: &Path, probe: &str) -> bool {
+    let stage = Stage::new();
+    let outcome = Run::native(&stage.dir).program([program.as_os_str(), probe.as_ref()]).run();
+    outcome.status == Status::Exited(0)
+}
+
+/// Rows that can't be run here, with the probe that failed.
+pub fn skipped(rows: &[Vector]) -> Vec<(String, &'static str)> {
+    let missing = |row: &Vector| row.needs.filter(|probe| !is_available(probe));
+    rows.iter().filter_map(|row| Some((row.name(), missing(row)?))).collect()
+}
+
+/// Runs one row.
+pub fn check(row: &Vector, mode: Mode, user: Option<u32>) -> Result<(), String> {
+    let mut stage = Stage::new();
+    let (outcome, truth, served) = perform(&mut stage, row, mode, user);
+    let mut wrong = Vec::new();
+    match mode {
+        Mode::Native => natively(row, &outcome, &truth, served, &mut wrong),
+        Mode::Log(backend) => log(row, backend, &outcome, &truth, served, &mut wrong),
+        Mode::Block(backend) => block(row, backend, &outcome, &truth, served, &mut wrong),
+        Mode::KillTree(backend) => kill_tree(row, backend, &outcome, &truth, served, &mut wrong),
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let mut text = wrong.join("; ");
+    write!(text, "\n  truth: {truth:?}{}\n  {outcome:?}\n", if served { ", served" } else { "" }).unwrap();
+    Err(text)
+}
+
+fn perform(stage: &mut Stage, row: &Vector, mode: Mode, user: Option<u32>) -> (Outcome, Truth, bool) {
+    let programs = programs();
+    let program = match row.binary {
+        Binary::Wide => programs.vectors.clone(),
+        Binary::Static => programs.vectors_static.clone(),
+        Binary::Narrow => programs.vectors32.clone().expect("filtered by probe-i386"),
+    };
+    let mut words = vec![program, row.guest.into()];
+    let mut run = Run::maybe(mode.action().map(|(backend, _)| backend), &stage.dir);
+    if let Some((_, action)) = mode.action() {
+        run = run.on_leak(action).allow_stage().args(row.options);
+    }
+    if let Some(user) = user {
+        run = run.user(user);
+    }
+    // Held open until the truth is known.
+    let mut held: Vec<OwnedFd> = Vec::new();
+    match row.fixture {
+        Fixture::None => {}
+        Fixture::ConnectedTcp(number) => {
+            held.push(stage.connect_tcp().into());
+            words.push(number.to_string().into());
+        }
+        Fixture::ConnectedUdp(number) => {
+            held.push(stage.connect_udp().into());
+            words.push(number.to_string().into());
+        }
+        Fixture::FreshTcp(number) => {
+            held.push(fresh_tcp());
+            words.push(number.to_string().into());
+        }
+        Fixture::Listener(number) => {
+            held.push(stage.listener().into());
+            words.push(number.to_string().into());
+        }
+        Fixture::Outside => {
+            held.push(stage.connect_tcp().into());
+            words.push(std::process::id().to_string().into());
+            words.push(held[0].as_raw_fd().to_string().into());
+        }
+        Fixture::Unix => {
+            stage.add_unix();
+            run = run.arg(format!("--allow=unix:{}/ok.*", stage.dir.display()));
+        }
+    }
+    if let Fixture::ConnectedTcp(number)
+    | Fixture::ConnectedUdp(number)
+    | Fixture::FreshTcp(number)
+    | Fixture::Listener(number) = row.fixture
+    {
+        run = run.inherit(&held[0], number);
+    }
+    let running = run.program(words).start();
+    let client = Client::start(row.seen, stage.dir.clone());
+    let outcome = running.finish();
+    let served = client.is_some_and(Client::stop);
+    let mut truth = stage.truth();
+    // What is sent is seen at once, but a receiver may get it a moment later on a busy machine.
+    let start = Instant::now();
+    while mode == Mode::Native
+        && !arrived(row, &truth, &outcome, served)
+        && start.elapsed() < Duration::from_secs(1)
+    {
+        thread::sleep(Duration::from_millis(5));
+        truth.add(stage.truth());
+    }
+    (outcome, truth, served)
+}
+
+fn fresh_tcp() -> OwnedFd {
+    // SAFETY: no memory is involved, and the descriptor is new.
+    unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        assert!(fd >= 0);
+        OwnedFd::from_raw_fd(fd)
+    }
+}
+
+/// Whether the ground truth shows that the vector got through.
+fn arrived(row: &Vector, truth: &Truth, outcome: &Outcome, served: bool) -> bool {
+    let holds = |payload: &Vec<u8>| payload.windows(TOKEN.len()).any(|window| window == TOKEN);
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    match row.seen {
+        Seen::Tcp => truth.tcp.iter().any(holds),
+        Seen::Udp => truth.udp.iter().any(holds),
+        Seen::Unix => truth.unix.iter().any(holds),
+        Seen::Token => truth.packets.iter().any(|packet| packet.holds(TOKEN)),
+        Seen::Packet(protocol, to) => truth.packets.iter().any(|packet| {
+            packet.protocol == protocol && packet.addresses.is_some_and(|(_, destination)| destination == ip(to))
+        }),
+        Seen::Group(protocol, group) => truth.packets.iter().any(|packet| {
+            packet.protocol == protocol
+                && match ip(group) {
+                    IpAddr::V4(ip) => packet.holds(&ip.octets()),
+                    IpAddr::V6(ip) => packet.holds(&ip.octets()),
+                }
+        }),
+        Seen::ServedTcp(_) | Seen::ServedUdp(_) => served,
+        Seen::Told => outcome.stdout.contains("disclosed"),
+        Seen::Nothing => true,
+    }
+}
+
+/// What may never have happened where a leak is stopped.
+fn nothing_arrived(row: &Vector, truth: &Truth, outcome: &Outcome, served: bool, wrong: &mut Vec<String>) {
+    let foreign = truth.foreign();
+    if !foreign.is_empty() {
+        wrong.push(format!("LEAK: {} arrivals, first {}", foreign.len(), foreign[0]));
+    }
+    if served {
+        wrong.push("LEAK: the outside was served".into());
+    }
+    if matches!(row.seen, Seen::Told) && arrived(row, truth, outcome, served) {
+        wrong.push("LEAK: the guest learnt what it asked".into());
+    }
+}
+
+fn natively(row: &Vector, outcome: &Outcome, truth: &Truth, served: bool, wrong: &mut Vec<String>) {
+    let expected = i32::from(row.native == Native::Fails);
+    if outcome.status != Status::Exited(expected) {
+        wrong.push(format!("natively {:?}, not {expected}", outcome.status));
+    }
+    if row.native == Native::Succeeds && !arrived(row, truth, outcome, served) {
+        wrong.push("nothing arrived natively".into());
+    }
+    if row.native == Native::Fails && !truth.foreign().is_empty() {
+        wrong.push("something arrived natively".into());
+    }
+}
+
+/// The leak event that the row asks for, or why none fits.
+fn find<'a>(row: &Vector, backend: &str, outcome: &'a Outcome) -> Result<Vec<&'a Event>, String> {
+    let fits = |event: &&Event| {
+        (row.calls.is_empty() || row.calls.contains(&event.text("syscall")))
+            && row.address.fits(event.text("address"))
+            && event.text("class") == row.class
+            && event.text("backend") == backend
+            && (event.text("abi") == row.abi || event.lacks("syscall"))
+    };
+    let found: Vec<&Event> = outcome.leaks().filter(fits).collect();
+    if found.is_empty() {
+        let (calls, address, class, abi) = (row.calls, row.address, row.class, row.abi);
+        return Err(format!("no leak event with {calls:?} {address:?} {class} {abi}"));
+    }
+    Ok(found)
+}
+
+/// What every traced run must show: its events, its summary, and nobody left behind.
+fn traced<'a>(
+    row: &Vector,
+    backend: &'static str,
+    action: &str,
+    outcome: &'a Outcome,
+    wrong: &mut Vec<String>,
+) -> Vec<&'a Event> {
+    wrong.extend(outcome.complaints());
+    let hopeless = row.excepts(|it| matches!(it, Exception::Hopeless(name, _) if *name == backend));
+    if hopeless || row.excepts(|it| matches!(it, Exception::NoEvent(_))) {
+        return Vec::new();
+    }
+    match &outcome.summary {
+        Some(summary) => {
+            let leaks = outcome.leaks().count() as i64;
+            if summary.number("leaks") != Some(leaks) {
+                wrong.push(format!("summary tells {:?} leaks, events {leaks}", summary.number("leaks")));
+            }
+            if summary.number("dropped").unwrap_or(0) != 0 {
+                wrong.push("events were dropped".into());
+            }
+        }
+        None => wrong.push("no summary".into()),
+    }
+    match find(row, backend, outcome) {
+        Ok(events) => {
+            if !events.iter().any(|event| event.text("action") == action) {
+                wrong.push(format!("no event with action {action}"));
+            }
+            if events.iter().any(|event| event.text("reason").is_empty()) {
+                wrong.push("no reason given".into());
+            }
+            events
+        }
+        Err(text) => {
+            wrong.push(text);
+            Vec::new()
+        }
+    }
+}
+
+fn expect_status(outcome: &Outcome, allowed: &[i32], wrong: &mut Vec<String>) {
+    if !outcome.code().is_some_and(|code| allowed.contains(&code)) {
+        wrong.push(format!("ended with {:?}, not {allowed:?}", outcome.status));
+    }
+}
+
+fn log(
+    row: &Vector,
+    backend: &'static str,
+    outcome: &Outcome,
+    truth: &Truth,
+    served: bool,
+    wrong: &mut Vec<String>,
+) {
+    let events = traced(row, backend, "continue", outcome, wrong);
+    if row.excepts(|it| matches!(it, Exception::MayBeRefusedInLog(_))) && outcome.code() == Some(1) {
+        // The refusal shows as another action.
+        wrong.retain(|text| !text.starts_with("no event with action"));
+        return nothing_arrived(row, truth, outcome, served, wrong);
+    }
+    if row.excepts(|it| matches!(it, Exception::Hopeless(name, _) if *name == backend)) {
+        return nothing_arrived(row, truth, outcome, served, wrong);
+    }
+    let succeeds = row.native == Native::Succeeds;
+    if succeeds && !arrived(row, truth, outcome, served) {
+        wrong.push("in log mode it did not arrive".into());
+    }
+    expect_status(outcome, &[if succeeds { 23 } else { 1 }], wrong);
+    if let Some((call, class)) = row.also
+        && !outcome.leaks().any(|event| event.text("syscall") == call && event.text("class") == class)
+    {
+        wrong.push(format!("no leak event with {call} {class}"));
+    }
+    if events.iter().any(|event| event.text("errno") == "EPERM") && succeeds {
+        wrong.push("refused in log mode".into());
+    }
+}
+
+fn block(
+    row: &Vector,
+    backend: &'static str,
+    outcome: &Outcome,
+    truth: &Truth,
+    served: bool,
+    wrong: &mut Vec<String>,
+) {
+    let events = traced(row, backend, "block", outcome, wrong);
+    nothing_arrived(row, truth, outcome, served, wrong);
+    if !row.excepts(|it| matches!(it, Exception::AnyStatus(_))) {
+        // 1 is the guest's own word for refused; 23 means that it ended with 0 all the same.
+        expect_status(outcome, &[1, 23], wrong);
+    } else if matches!(outcome.status, Status::Exited(2 | 3 | 126 | 127)) {
+        wrong.push(format!("ended with {:?}", outcome.status));
+    }
+    let errnos = |event: &&&Event| {
+        event.number("return") == Some(-1)
+            && (event.text("errno") == "EPERM"
+                || row.excepts(|it| matches!(it, Exception::Errno(name, _) if *name == event.text("errno"))))
+    };
+    let counted = |event: &&&Event| {
+        row.excepts(|it| matches!(it, Exception::Partial(_)))
+            && event.number("return").is_some_and(|count| count > 0)
+    };
+    let start = matches!(row.fixture, Fixture::ConnectedTcp(_) | Fixture::ConnectedUdp(_));
+    if !events.is_empty() && !start && !events.iter().any(|event| errnos(&event) || counted(&event)) {
+        wrong.push("no event returns -1 with EPERM".into());
+    }
+}
+
+fn kill_tree(
+    row: &Vector,
+    backend: &'static str,
+    outcome: &Outcome,
+    truth: &Truth,
+    served: bool,
+    wrong: &mut Vec<String>,
+) {
+    traced(row, backend, "kill-tree", outcome, wrong);
+    nothing_arrived(row, truth, outcome, served, wrong);
+    let unjudged = row.excepts(|it| match it {
+        Exception::Hopeless(name, _) => *name == backend,
+        Exception::NoEvent(_) => true,
+        _ => false,
+    });
+    if row.excepts(|it| matches!(it, Exception::ProgramHasEnded(_))) {
+        expect_status(outcome, &[137, 23], wrong);
+    } else if !unjudged {
+        expect_status(outcome, &[137], wrong);
+    }
+}
+
+/// The outside: tries to be served by the guest until it is told to stop.
+struct Client {
+    thread: thread::JoinHandle<bool>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Client {
+    fn start(seen: Seen, dir: PathBuf) -> Option<Self> {
+        let (index, tcp) = match seen {
+            Seen::ServedTcp(index) => (index, true),
+            Seen::ServedUdp(index) => (index, false),
+            _ => return None,
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut served = false;
+            while !served && !stopping.load(Ordering::Relaxed) {
+                let told = std::fs::read_to_string(dir.join("port")).ok();
+                let port = told.and_then(|text| text.trim().parse().ok()).unwrap_or(LISTEN_PORT);
+                let address = Stage::own_addresses(port)[index];
+                served = if tcp { served_by_tcp(address) } else { served_by_udp(address) };
+                thread::sleep(Duration::from_millis(3));
+            }
+            served
+        });
+        Some(Self { thread, stop })
+    }
+
+    fn stop(self) -> bool {
+        // A guest that answered at once may have ended before the answer was read.
+        thread::sleep(Duration::from_millis(30));
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn served_by_tcp(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) else { return false };
+    stream.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+    let mut answer = [0; 6];
+    stream.read_exact(&mut answer).is_ok() && &answer == b"served"
+}
+
+fn served_by_udp(address: SocketAddr) -> bool {
+    let local: IpAddr = if address.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+    let socket = UdpSocket::bind((local, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut answer = [0; 6];
+    let asked = socket.connect(address).and_then(|()| socket.send(b"hello"));
+    asked.is_ok() && socket.recv(&mut answer).is_ok() && &answer == b"served"
+}
