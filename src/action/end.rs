@@ -24,9 +24,11 @@ fn end(pid: Pid) {
     let _: Result<(), Errno> = kill(pid, Signal::SIGKILL);
 }
 
-/// Ends the whole tree, on a thread of its own: judging (and so refusing) must go on until all are gone.
-pub fn kill_tree(tracee: &dyn Tracee) {
-    end(tracee.pid());
+/// Ends the whole tree. All that lives gets SIGKILL before this returns, while the leaking thread is still
+/// held in its call, so that nobody acts on its end; what is forked meanwhile is hunted down on a thread of
+/// its own, because judging (and so refusing) must go on until all are gone.
+pub fn kill_tree() {
+    tree::kill_round();
     if std::thread::Builder::new().name("kill-tree".into()).spawn(tree::kill_descendants).is_err() {
         tree::kill_descendants();
     }

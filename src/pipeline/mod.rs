@@ -240,7 +240,7 @@ impl Scene<'_> {
         self.record(subject, operation, verdict, action, &reply, note);
         match action {
             Action::Kill => end::kill_process(self.tracee),
-            Action::KillTree => end::kill_tree(self.tracee),
+            Action::KillTree => end::kill_tree(),
             Action::Core => end::abort_with_core(self.tracee),
             Action::Continue | Action::Block | Action::Redirect => {}
         }

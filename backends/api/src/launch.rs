@@ -10,6 +10,7 @@ use crate::signals::{self, Inherited};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, pipe2, read, write};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -93,8 +94,10 @@ pub fn start(
     }
     let forked = Errno::result(pid).map_err(BackendError::doing("forking"));
     before.thread_set_mask().map_err(BackendError::doing("restoring signals"))?;
+    let pid = Pid::from_raw(forked? as i32);
+    raise_descriptor_limit();
     let mut child = Waiting {
-        pid: Pid::from_raw(forked? as i32),
+        pid,
         report,
         go,
         shared: vec![child_report, child_go],
@@ -264,6 +267,15 @@ impl Started {
             None => Ok(()),
             Some((stage, value)) => Err(self.0.failure(stage, value)),
         }
+    }
+}
+
+/// The supervisor holds a duplicate for every call that waits: as many as it may. To be called when PROGRAM
+/// has inherited the limits as they were.
+fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // It can't fail: anybody may raise the soft limit to the hard one.
+        let _: Result<(), Errno> = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 

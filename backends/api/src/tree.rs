@@ -38,23 +38,26 @@ fn descendants_in(all: &[Entry], root: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// Ends every descendant of this process with SIGKILL, those included that are forked meanwhile, and
-/// returns when none is left alive. Does not reap them: whoever waits for children does.
+/// Sends SIGKILL to every living descendant of this process; `false` where there was none. A fork that goes
+/// on meanwhile may leave new ones.
+pub fn kill_round() -> bool {
+    let alive = descendants();
+    // First stop them all, so that none can act on another's end, nor outrun us with forks; then end them.
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in &alive {
+            // It may have ended meanwhile (ESRCH), or be a set-user-ID program that is not ours to signal
+            // (EPERM): no_new_privs prevents that for ordinary users.
+            let _: Result<(), Errno> = kill(*pid, signal);
+        }
+    }
+    !alive.is_empty()
+}
+
+/// Ends every descendant of this process, those included that are forked meanwhile, and returns when none
+/// is left alive. Does not reap them: whoever waits for children does, on another thread.
 pub fn kill_descendants() {
     let mut pause = Duration::from_micros(200);
-    loop {
-        let alive = descendants();
-        if alive.is_empty() {
-            return;
-        }
-        // First stop them all, so that a fork in a loop can't outrun us, then end them.
-        for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-            for pid in &alive {
-                // It may have ended meanwhile (ESRCH), or be a set-user-ID program that is not ours to
-                // signal (EPERM): no_new_privs prevents that for ordinary users.
-                let _: Result<(), Errno> = kill(*pid, signal);
-            }
-        }
+    while kill_round() {
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
