@@ -7,7 +7,7 @@ use crate::select::{CLONE_UNTRACED, Wanted};
 use crate::threads::{Again, AtExit, Phase, Stand};
 use crate::tracee::Stopped;
 use crate::tracer::{Mode, Tracer};
-use crate::worker::Job;
+use crate::worker::{Answer, Job};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::{Abi, InterceptedCall, Outcome, Patience, Reply, Syscall};
@@ -68,22 +68,26 @@ impl Tracer {
 
     /// Carries out what the workers have found, for threads that still wait for it.
     pub(crate) fn carry_out_answers(&mut self) {
-        for answer in self.workers.answers() {
-            let tid = answer.call.tid;
-            let Some(thread) = self.threads.get(tid) else { continue };
-            let stand = match &thread.phase {
-                Phase::Judged { call, stand, .. } if call.id == answer.call.id => *stand,
-                _ => continue,
-            };
+        for Answer { call, reply } in self.workers.answers() {
             // A SIGKILL may have moved it on meanwhile, which must be seen before it is moved further.
-            if let Some(change) = control::poll_one(tid) {
-                self.on_change(tid, change);
-                continue;
+            if let Some(change) = control::poll_one(call.tid) {
+                self.on_change(call.tid, change);
             }
-            if let Some(thread) = self.threads.get(tid) {
-                thread.phase = Phase::Running;
+            let judged = self.threads.get(call.tid).and_then(|thread| match &thread.phase {
+                Phase::Judged { call: judged, stand, .. } if judged.id == call.id => {
+                    let stand = *stand;
+                    thread.phase = Phase::Running;
+                    Some(stand)
+                }
+                _ => None,
+            });
+            match judged {
+                Some(stand) => self.carry_out(call.tid, call, stand, &reply),
+                None if self.observe && matches!(reply, Reply::Continue | Reply::OpenSocket { .. }) => {
+                    self.handler.abandoned(&call);
+                }
+                None => {}
             }
-            self.carry_out(tid, answer.call, stand, &answer.reply);
         }
     }
 

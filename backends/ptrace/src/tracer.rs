@@ -140,6 +140,8 @@ impl Tracer {
                 self.supervision.stop_like_program(signal);
             }
         }
+        self.workers.finish();
+        self.carry_out_answers();
         match (self.failure, self.ended) {
             (Some(failure), _) => Err(failure),
             (None, Some(ended)) => Ok(ended),
@@ -175,6 +177,10 @@ impl Tracer {
 
     /// Lets a stopped thread go on.
     pub(crate) fn resume(&mut self, tid: Pid, signal: i32) {
+        if let Some(change) = control::poll_one(tid) {
+            // A SIGKILL took it out of that stop and on to PTRACE_EVENT_EXIT, which must not be resumed unseen.
+            return self.on_change(tid, change);
+        }
         let to_exit = matches!(
             self.threads.get(tid).map(|thread| &thread.phase),
             Some(Phase::Leaving(_) | Phase::Interrupted { .. })
@@ -221,7 +227,7 @@ impl Tracer {
     }
 
     fn on_new_task(&mut self, tid: Pid) {
-        if let Some(new) = self.check_message(tid) {
+        if let Some(new) = self.message(tid) {
             // Its own first stop may have come before, and even its end.
             if !self.unannounced.remove(&new.as_raw()) && self.threads.get(new).is_none() {
                 self.adopt(new);
@@ -238,14 +244,25 @@ impl Tracer {
         self.resume(tid, 0);
     }
 
-    fn check_message(&mut self, tid: Pid) -> Option<Pid> {
+    /// The thread that the event is about.
+    ///
+    /// After a SIGKILL, what is read may be the message of `PTRACE_EVENT_EXIT` already: an exit status. But
+    /// then that stop can be waited for.
+    fn message(&mut self, tid: Pid) -> Option<Pid> {
         let message = control::message(tid);
-        self.check(tid, message).map(Pid::from_raw)
+        let message = self.check(tid, message).map(Pid::from_raw)?;
+        match control::poll_one(tid) {
+            Some(change) => {
+                self.on_change(tid, change);
+                None
+            }
+            None => Some(message),
+        }
     }
 
     fn on_exec(&mut self, tid: Pid) {
         // A thread that is not the first takes the process's id; the others are gone.
-        let former = self.check_message(tid).unwrap_or(tid);
+        let Some(former) = self.message(tid) else { return };
         for other in self.threads.others(tid) {
             self.drop_thread(other);
         }

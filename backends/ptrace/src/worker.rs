@@ -20,6 +20,9 @@ pub const WAKE: Signal = Signal::SIGURG;
 /// How long a worker without work stays.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// How long a handler may take to notice that its tracee is gone, when all are.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
 const STACK: usize = 256 * 1024;
 
 /// A call to be judged with time.
@@ -60,6 +63,7 @@ struct Shared {
 struct Jobs {
     waiting: VecDeque<Job>,
     idle: usize,
+    busy: usize,
     closed: bool,
 }
 
@@ -102,13 +106,22 @@ impl Workers {
         self.shared.fetched.notify_all();
         answers
     }
+
+    /// Ends the workers: no thread waits for them any more. Handlers see that their tracees are gone, and
+    /// return; one that doesn't is not waited for long.
+    pub fn finish(&self) {
+        let mut jobs = lock(&self.shared.jobs);
+        jobs.closed = true;
+        self.shared.work.notify_all();
+        let busy = self.shared.work.wait_timeout_while(jobs, LAST_WAIT, |jobs| jobs.busy > 0);
+        drop(busy);
+    }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
         lock(&self.shared.jobs).closed = true;
         self.shared.work.notify_all();
-        self.answers();
     }
 }
 
@@ -132,14 +145,17 @@ fn spawn(shared: &Arc<Shared>, stays: bool) -> Result<(), Errno> {
 impl Shared {
     fn work(&self, stays: bool) {
         while let Some(Job { call, tracee }) = self.next_job(stays) {
-            let outcome = self.handler.handle(&call, &tracee, Patience::MayBlock);
-            if tracee.waiting.load(Ordering::Acquire) {
-                let reply = match outcome {
-                    Outcome::Reply(reply) => reply,
-                    // Never an answer to this: whoever gives it nevertheless gets no way past us.
-                    Outcome::NeedsPatience => Reply::Fail(Errno::EPERM),
-                };
-                self.deliver(Answer { call, reply });
+            let reply = match self.handler.handle(&call, &tracee, Patience::MayBlock) {
+                Outcome::Reply(reply) => reply,
+                // Never an answer to this: whoever gives it nevertheless gets no way past us.
+                Outcome::NeedsPatience => Reply::Fail(Errno::EPERM),
+            };
+            drop(tracee);
+            self.deliver(Answer { call, reply });
+            let mut jobs = lock(&self.jobs);
+            jobs.busy -= 1;
+            if jobs.closed && jobs.busy == 0 {
+                self.work.notify_all();
             }
         }
     }
@@ -151,6 +167,7 @@ impl Shared {
                 return None;
             }
             if let Some(job) = jobs.waiting.pop_front() {
+                jobs.busy += 1;
                 return Some(job);
             }
             jobs.idle += 1;

@@ -403,6 +403,7 @@ static int restarts(void) {
     alarm_in(50);
     FAILS(reach(5), EINTR);
     CHECK(taken == SIGALRM);
+    FAILS(reach(5), ENETDOWN);
     taken = 0;
     handle(SIGALRM, SA_RESTART);
     alarm_in(50);
