@@ -32,6 +32,7 @@ const TRAFFIC: &[(&str, &[&str])] = &[
 fn check(name: &str, options: &[&str], backend: Option<&str>, action: &str) -> Result<(), String> {
     let mut stage = Stage::new();
     stage.add_unix();
+    stage.serve();
     let ok = format!("--allow=unix:{}/ok.*", stage.dir.display());
     let outcome = Run::maybe(backend, &stage.dir)
         .on_leak(action)

@@ -2,6 +2,7 @@
 
 use super::nets::Net;
 use super::unix;
+use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -67,34 +68,29 @@ impl FromStr for Rule {
 fn net_and_ports(text: &str) -> Result<Target, String> {
     let (net, ports) = split_ports(text)?;
     let ports = ports.map_or(Ok(0..=u16::MAX), port_range)?;
-    let (ip, prefix) = match net.split_once('/') {
-        Some((ip, prefix)) => (ip, Some(prefix)),
-        None => (net.as_str(), None),
-    };
-    let ip: IpAddr = ip.parse().map_err(|_| {
-        let hint = if text.matches(':').count() > 1 && !text.contains('[') {
-            " (before a port, an IPv6 address stands in brackets)"
-        } else if ip.chars().any(|c| c.is_ascii_alphabetic()) {
-            " (a leak detector never resolves a name)"
-        } else {
-            ""
-        };
-        format!("{ip:?} is no IP address{hint}")
-    })?;
-    let whole = if ip.is_ipv4() { 32 } else { 128 };
-    let prefix = match prefix {
-        // str::parse takes a sign.
-        Some(digits) => Some(digits)
-            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|digits| digits.parse().ok())
-            .ok_or_else(|| {
-                let hint = if digits.contains(':') { ": [ADDRESS/LENGTH]:PORT?" } else { "" };
-                format!("{digits:?} is no prefix length{hint}")
-            })?,
-        None => whole,
-    };
-    let net = Net::new(ip, prefix).ok_or(format!("a prefix length of {ip} is at most {whole}"))?;
+    // Its parser takes a sign before the prefix length.
+    let network = if net.contains('+') { None } else { net.parse::<IpNetwork>().ok() };
+    let network = network.ok_or_else(|| no_network(text, &net))?;
+    let net = Net::new(network.ip(), network.prefix()).ok_or_else(|| no_network(text, &net))?;
     Ok(Target::Net(net, ports))
+}
+
+/// Why `net`, a part of the rule `text`, is no network.
+fn no_network(text: &str, net: &str) -> String {
+    let (ip, prefix) = net.split_once('/').unwrap_or((net, ""));
+    if let Ok(ip) = ip.parse::<IpAddr>() {
+        let hint = if prefix.contains(':') { ": [ADDRESS/LENGTH]:PORT?" } else { "" };
+        let whole = if ip.is_ipv4() { 32 } else { 128 };
+        return format!("{prefix:?} is no prefix length (of {ip} it is at most {whole}){hint}");
+    }
+    let hint = if text.matches(':').count() > 1 && !text.contains('[') {
+        " (before a port, an IPv6 address stands in brackets)"
+    } else if ip.chars().any(|c| c.is_ascii_alphabetic()) {
+        " (a leak detector never resolves a name)"
+    } else {
+        ""
+    };
+    format!("{ip:?} is no IP address{hint}")
 }
 
 /// Splits a rule into its network, without brackets, and its ports. `[ADDRESS]/LENGTH:PORT` and

@@ -35,7 +35,8 @@ pub fn programs() -> &'static Programs {
     PROGRAMS.get_or_init(|| {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
         let vectors = all_but(&sources.join("vectors"), "leaklib.c");
-        let hostile = all_but(&sources.join("hostile"), "");
+        let mut hostile = all_but(&sources.join("hostile"), "");
+        hostile.push(sources.join("vectors/common.c"));
         let library = [sources.join("vectors/leaklib.c")];
         // Red zone: int80() pushes within functions that may keep variables below the stack pointer.
         let wide = ["-mno-red-zone"];

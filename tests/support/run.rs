@@ -34,6 +34,8 @@ pub struct Run {
     linger: Duration,
     output: Output,
     environment: Vec<(OsString, OsString)>,
+    wrapper: Vec<OsString>,
+    stderr: Option<OwnedFd>,
 }
 
 /// Where sockstrace's events go.
@@ -110,6 +112,8 @@ impl Run {
             linger: Duration::from_secs(3),
             output: Output::Own,
             environment: Vec::new(),
+            wrapper: Vec::new(),
+            stderr: None,
         }
     }
 
@@ -189,6 +193,18 @@ impl Run {
         self
     }
 
+    /// Runs everything by another command, such as `setpriv` or `sh -c '… exec "$@"'`.
+    pub fn wrap<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.wrapper = words.into_iter().map(|word| word.as_ref().into()).collect();
+        self
+    }
+
+    /// Standard error goes there instead of into [`Outcome::stderr`].
+    pub fn stderr(mut self, to: OwnedFd) -> Self {
+        self.stderr = Some(to);
+        self
+    }
+
     /// Leaves `-o` and `--format` to the test.
     pub fn own_output(mut self) -> Self {
         self.output = Output::Own;
@@ -204,6 +220,7 @@ impl Run {
         let mut command = Command::new(&programs().keeper);
         let (deadline, linger) = (self.deadline.as_millis().to_string(), self.linger.as_millis().to_string());
         command.arg(REPORT_FD.to_string()).args([deadline, linger]).current_dir(&self.dir);
+        command.args(&self.wrapper);
         if let Some(options) = &self.options {
             command.arg(sockstrace()).args(options);
             if self.output == Output::Parsed {
@@ -222,7 +239,8 @@ impl Run {
         }
         command.stdin(Stdio::null());
         command.stdout(File::create(files.join("stdout")).unwrap());
-        command.stderr(File::create(files.join("stderr")).unwrap());
+        let stderr = File::create(files.join("stderr")).unwrap();
+        command.stderr(self.stderr.map_or_else(|| Stdio::from(stderr), Stdio::from));
         let (read, write) = pipe();
         let mut fds = self.fds;
         fds.push((write.as_raw_fd(), REPORT_FD));
@@ -399,7 +417,8 @@ fn read(path: &Path) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
-fn pipe() -> (OwnedFd, OwnedFd) {
+/// A pipe: its reading and its writing end.
+pub fn pipe() -> (OwnedFd, OwnedFd) {
     let mut ends = [0; 2];
     // SAFETY: the kernel writes two descriptors, which are ours.
     unsafe {

@@ -14,7 +14,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 /// Interfaces and addresses. veth0 is the interface that isn't loopback; what it sends comes in at veth1.
 const INTERFACES: &str = "\
@@ -57,6 +60,8 @@ pub struct Stage {
     unix: Option<UnixWitnesses>,
     /// The witness's ends of connections that the harness made.
     inherited: RefCell<Vec<TcpStream>>,
+    servers: Vec<thread::JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -144,6 +149,8 @@ impl Stage {
             ],
             unix: None,
             inherited: RefCell::default(),
+            servers: Vec::new(),
+            stop: Arc::default(),
         };
         stage.truth();
         stage
@@ -178,6 +185,23 @@ impl Stage {
         }
         fs::set_permissions(jail.join("ok.sock"), fs::Permissions::from_mode(0o777)).unwrap();
         self.unix = Some(UnixWitnesses { leak, leak_dgram, _ok: ok, ok_dgram });
+    }
+
+    /// Accepts connections to the proxies from now on (until then they wait in a queue of 4,096, which
+    /// suffices for most tests).
+    pub fn serve(&mut self) {
+        let stop = Arc::new(AtomicBool::new(false));
+        for listener in &self.proxies {
+            let (listener, stopping) = (listener.try_clone().unwrap(), Arc::clone(&stop));
+            self.servers.push(thread::spawn(move || {
+                while !stopping.load(Ordering::Relaxed) {
+                    if listener.accept().is_err() {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            }));
+        }
+        self.stop = stop;
     }
 
     /// What arrived since the last time.
@@ -242,6 +266,10 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for server in self.servers.drain(..) {
+            let _ = server.join();
+        }
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

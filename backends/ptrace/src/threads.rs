@@ -112,7 +112,15 @@ impl Phase {
 #[derive(Debug, Default)]
 pub struct Threads {
     threads: HashMap<i32, Thread>,
-    processes: HashMap<i32, HashSet<i32>>,
+    processes: HashMap<i32, Process>,
+}
+
+#[derive(Debug, Default)]
+struct Process {
+    threads: HashSet<i32>,
+    /// Its birth was reported. It wasn't where a last thread shows up when all others have ended, and with
+    /// them, for all we knew, the process.
+    reported: bool,
 }
 
 impl Threads {
@@ -126,30 +134,30 @@ impl Threads {
         self.threads.len()
     }
 
-    /// Adds a thread; whether its process is new.
+    /// Adds a thread; whether its process is new with it.
     pub fn add(&mut self, tid: Pid, pid: Pid) -> bool {
         self.threads.insert(tid.as_raw(), Thread { pid, phase: Phase::Running, again: None });
-        let siblings = self.processes.entry(pid.as_raw()).or_default();
-        let is_new = siblings.is_empty();
-        siblings.insert(tid.as_raw());
+        let process = self.processes.entry(pid.as_raw()).or_default();
+        process.threads.insert(tid.as_raw());
+        let is_new = tid == pid && !process.reported;
+        process.reported |= is_new;
         is_new
     }
 
-    /// Removes a thread; the process with it where that was its last.
+    /// Removes a thread; whether a process whose birth was reported ends with it.
     pub fn remove(&mut self, tid: Pid) -> Option<(Thread, bool)> {
         let thread = self.threads.remove(&tid.as_raw())?;
         if let Phase::Judged { waiting, .. } = &thread.phase {
             waiting.store(false, Ordering::Release);
         }
-        let mut last = false;
-        if let Some(siblings) = self.processes.get_mut(&thread.pid.as_raw()) {
-            siblings.remove(&tid.as_raw());
-            last = siblings.is_empty();
+        let Some(process) = self.processes.get_mut(&thread.pid.as_raw()) else { return Some((thread, false)) };
+        process.threads.remove(&tid.as_raw());
+        if !process.threads.is_empty() {
+            return Some((thread, false));
         }
-        if last {
-            self.processes.remove(&thread.pid.as_raw());
-        }
-        Some((thread, last))
+        let reported = process.reported;
+        self.processes.remove(&thread.pid.as_raw());
+        Some((thread, reported))
     }
 
     /// All processes.
@@ -159,7 +167,7 @@ impl Threads {
 
     /// The other threads of a process than the one with the process's own id.
     pub fn others(&self, pid: Pid) -> Vec<Pid> {
-        let siblings = self.processes.get(&pid.as_raw());
+        let siblings = self.processes.get(&pid.as_raw()).map(|process| &process.threads);
         siblings.into_iter().flatten().filter(|tid| **tid != pid.as_raw()).map(|tid| Pid::from_raw(*tid)).collect()
     }
 }
@@ -178,6 +186,9 @@ mod tests {
         assert!(!threads.remove(leader).unwrap().1);
         assert!(threads.remove(second).unwrap().1);
         assert!(threads.remove(second).is_none());
+        // A thread that was not yet known when the others ended.
+        assert!(!threads.add(second, leader));
+        assert!(!threads.remove(second).unwrap().1);
         assert_eq!(threads.count(), 0);
     }
 }

@@ -218,7 +218,7 @@ impl Tracer {
         // Where /proc doesn't tell any more, a SIGKILL was faster.
         let status = Status::of(tid).unwrap_or(Status { tgid: tid.as_raw(), ..Status::default() });
         let pid = Pid::from_raw(status.tgid);
-        if self.threads.add(tid, pid) && pid == tid {
+        if self.threads.add(tid, pid) {
             self.handler.process(ProcessEvent::Born { pid, parent: Pid::from_raw(status.parent) });
         }
         if self.killing {

@@ -200,7 +200,10 @@ impl Judge {
         };
         let born = of(|event| if let ProcessEvent::Born { pid, .. } = event { Some(*pid) } else { None });
         let gone = of(|event| if let ProcessEvent::Gone { pid, .. } = event { Some(*pid) } else { None });
-        assert_eq!(born, gone);
+        for (these, those, what) in [(&born, &gone, "not gone"), (&gone, &born, "not born")] {
+            let odd: Vec<_> = these.iter().filter(|pid| !those.contains(pid)).collect();
+            assert!(odd.is_empty() && born.len() == gone.len(), "{what}: {odd:?} of {} and {}", born.len(), gone.len());
+        }
         assert!(self.open.lock().unwrap().is_empty(), "calls were neither reported nor abandoned");
     }
 
