@@ -10,9 +10,7 @@ use sockstrace::cli::Run;
 use sockstrace::config::{Config, Format, Options};
 use sockstrace::output::Recorder;
 use sockstrace::pipeline::Pipeline;
-use sockstrace_backend::{
-    Abi, Handler, InterceptedCall, MemoryError, Outcome, Patience, Reply, Syscall, Tracee,
-};
+use sockstrace_backend::{Abi, Handler, InterceptedCall, MemoryError, Outcome, Patience, Reply, Syscall, Tracee};
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -166,7 +164,12 @@ fn hostile_calls_neither_break_the_pipeline_nor_pass_it() {
             // Left to the kernel: only what can't reach a network (or is none of our calls).
             let harmless = matches!(
                 syscall,
-                Syscall::Socket | Syscall::Socketcall | Syscall::Ioctl | Syscall::Bind | Syscall::Accept | Syscall::Accept4
+                Syscall::Socket
+                    | Syscall::Socketcall
+                    | Syscall::Ioctl
+                    | Syscall::Bind
+                    | Syscall::Accept
+                    | Syscall::Accept4
             );
             assert!(harmless, "{call:?} was let through");
         }
@@ -188,7 +191,8 @@ fn hostile_options_are_performed_or_refused() {
             InterceptedCall { id: round, tid: gettid(), abi: Abi::X86_64, syscall: Syscall::Setsockopt, args };
         let outcome = pipeline.handle(&call, &tracee, Patience::MayBlock);
         let Outcome::Reply(reply) = outcome else { panic!("{call:?}: no answer") };
-        let joins_or_routes = matches!((level, args[2]), (0, 4 | 35 | 39 | 42 | 46) | (41, 5 | 6 | 20 | 27 | 42 | 46 | 57));
+        let joins_or_routes =
+            matches!((level, args[2]), (0, 4 | 35 | 39 | 42 | 46) | (41, 5 | 6 | 20 | 27 | 42 | 46 | 57));
         assert!(!(joins_or_routes && reply == Reply::Continue), "{call:?} was let through");
     }
 }

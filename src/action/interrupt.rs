@@ -10,7 +10,8 @@ use nix::unistd::{Pid, gettid};
 use sockstrace_backend::proc::Status;
 use sockstrace_backend::{Tracee, signals};
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// The signal that interrupts our own blocking calls.
@@ -19,6 +20,12 @@ const INTERRUPT: Signal = Signal::SIGUSR2;
 /// How soon the watcher looks first, and how rarely at last: what a signal may come late.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often it looks at brief calls; one that is seen twice is interrupted.
+const TICK: Duration = Duration::from_millis(2);
+
+/// Without brief calls for so many ticks, it sleeps until the next one.
+const IDLE_TICKS: u32 = 50;
 
 /// Why a blocking call on a tracee's behalf gave no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,17 +38,27 @@ pub enum Broken {
 
 /// Watches over the threads that block on a tracee's behalf.
 #[derive(Debug)]
-pub struct Watcher(Arc<Shared>);
+pub struct Watcher(&'static Shared);
+
+/// There is one watcher in a process: the signal belongs to it.
+static SHARED: LazyLock<Shared> = LazyLock::new(Shared::default);
+
+thread_local! {
+    static BRIEF: Arc<Brief> = SHARED.brief_of_this_thread();
+}
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
+    /// The thread ticks: brief calls need not wake it.
+    ticks: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     blocked: HashMap<u64, Blocked>,
+    brief: Vec<Weak<Brief>>,
     next: u64,
     started: bool,
 }
@@ -55,17 +72,27 @@ struct Blocked {
     interval: Duration,
 }
 
+/// A thread's brief calls. Arming a timer for each would cost more than the calls.
+#[derive(Debug)]
+struct Brief {
+    worker: Pid,
+    /// Counts calls: odd while there is one.
+    count: AtomicU64,
+    /// The count when the watcher last looked.
+    seen: AtomicU64,
+}
+
 impl Watcher {
     /// Makes it; its thread starts when it is first needed.
     pub fn new() -> Result<Self, Errno> {
         signals::make_interrupting(INTERRUPT)?;
-        Ok(Self(Arc::new(Shared::default())))
+        Ok(Self(&SHARED))
     }
 
     /// Runs `call`, which may block, until it gives something else than EINTR or a signal for the tracee
     /// interrupts it.
     pub fn run<T>(&self, tracee: &dyn Tracee, mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Broken> {
-        let key = self.enter(tracee);
+        let key = self.0.enter(tracee);
         let result = loop {
             match call() {
                 Err(Errno::EINTR) if !is_interrupted(tracee.tid(), tracee.pid()) => {}
@@ -78,8 +105,56 @@ impl Watcher {
         result
     }
 
-    fn enter(&self, tracee: &dyn Tracee) -> u64 {
-        let mut state = self.0.lock();
+    /// Runs `call`, which blocks rarely, where others wait behind us; `None` where it had to be interrupted
+    /// because it did block.
+    pub fn briefly<T>(&self, call: impl FnOnce() -> Result<T, Errno>) -> Option<Result<T, Errno>> {
+        let result = BRIEF.with(|brief| {
+            brief.count.fetch_add(1, Ordering::SeqCst);
+            let ticks = self.0.ticks.load(Ordering::SeqCst) || self.0.start_ticking();
+            // Without a watcher nothing would end it.
+            let result = ticks.then(call);
+            brief.count.fetch_add(1, Ordering::SeqCst);
+            result
+        });
+        match result {
+            Some(Err(Errno::EINTR)) | None => None,
+            Some(result) => Some(result),
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn brief_of_this_thread(&self) -> Arc<Brief> {
+        let brief = Arc::new(Brief { worker: gettid(), count: AtomicU64::new(0), seen: AtomicU64::new(0) });
+        let mut state = self.lock();
+        state.brief.retain(|brief| brief.strong_count() > 0);
+        state.brief.push(Arc::downgrade(&brief));
+        brief
+    }
+
+    /// Makes sure that there is a watcher; `false` where there can't be one.
+    fn start(&'static self, state: &mut State) -> bool {
+        if !state.started {
+            let thread = std::thread::Builder::new().name("watcher".into());
+            state.started = thread.spawn(|| self.watch()).is_ok();
+        }
+        state.started
+    }
+
+    fn start_ticking(&'static self) -> bool {
+        let mut state = self.lock();
+        let started = self.start(&mut state);
+        self.ticks.store(started, Ordering::SeqCst);
+        self.work.notify_one();
+        started
+    }
+
+    fn enter(&'static self, tracee: &dyn Tracee) -> u64 {
+        let mut state = self.lock();
         let key = state.next;
         state.next = state.next.wrapping_add(1);
         let blocked = Blocked {
@@ -90,56 +165,80 @@ impl Watcher {
             interval: FIRST_LOOK,
         };
         state.blocked.insert(key, blocked);
-        if !state.started {
-            let shared = Arc::clone(&self.0);
-            // Without the watcher calls still work; signals only wait for them to end.
-            state.started =
-                std::thread::Builder::new().name("watcher".into()).spawn(move || shared.watch()).is_ok();
-        }
+        // Without the watcher calls still work; signals only wait for them to end.
+        self.start(&mut state);
         if state.blocked.len() == 1 {
-            self.0.work.notify_one();
+            self.work.notify_one();
         }
         key
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn watch(&self) {
         let mut state = self.lock();
+        let mut idle = 0_u32;
         loop {
-            let now = Instant::now();
-            // With many, look at each more rarely, so that looking stays a small part of the time.
-            let slowest = LAST_INTERVAL.max(Duration::from_micros(200) * state.blocked.len() as u32);
-            let mut due: Vec<(u64, Pid, Pid, Pid)> = Vec::new();
-            for (key, blocked) in state.blocked.iter_mut().filter(|(_, blocked)| blocked.look <= now) {
-                blocked.interval = (blocked.interval * 2).min(slowest);
-                blocked.look = now + blocked.interval;
-                due.push((*key, blocked.tracee, blocked.process, blocked.worker));
-            }
-            drop(state);
-            let interrupted: Vec<_> =
-                due.into_iter().filter(|(_, tracee, process, _)| is_interrupted(*tracee, *process)).collect();
-            state = self.lock();
-            for (key, _, _, worker) in interrupted {
-                // Under the lock: whoever is still listed is still in (or about to enter) its call.
-                if state.blocked.contains_key(&key) {
-                    interrupt(worker);
+            state = self.look_at_blocked(state);
+            idle = if look_at_brief(&mut state) { 0 } else { idle.saturating_add(1) };
+            if idle > IDLE_TICKS {
+                // Under the lock: whoever finds this set to false waits for us in `start_ticking`.
+                self.ticks.store(false, Ordering::SeqCst);
+                // A call that began before it could see that.
+                if look_at_brief(&mut state) {
+                    self.ticks.store(true, Ordering::SeqCst);
+                    idle = 0;
                 }
             }
             let earliest = state.blocked.values().map(|blocked| blocked.look).min();
-            state = match earliest {
-                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(look) => {
-                    let pause = look.saturating_duration_since(Instant::now());
-                    self.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
+            let pause = earliest.map(|look| look.saturating_duration_since(Instant::now()));
+            let tick = self.ticks.load(Ordering::SeqCst).then_some(TICK);
+            state = match pause.into_iter().chain(tick).min() {
+                None => {
+                    idle = 0;
+                    self.work.wait(state).unwrap_or_else(PoisonError::into_inner)
                 }
+                Some(pause) => self.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
     }
+
+    fn look_at_blocked<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let now = Instant::now();
+        // With many, look at each more rarely, so that looking stays a small part of the time.
+        let slowest = LAST_INTERVAL.max(Duration::from_micros(200) * state.blocked.len() as u32);
+        let mut due: Vec<(u64, Pid, Pid, Pid)> = Vec::new();
+        for (key, blocked) in state.blocked.iter_mut().filter(|(_, blocked)| blocked.look <= now) {
+            blocked.interval = (blocked.interval * 2).min(slowest);
+            blocked.look = now + blocked.interval;
+            due.push((*key, blocked.tracee, blocked.process, blocked.worker));
+        }
+        if due.is_empty() {
+            return state;
+        }
+        drop(state);
+        due.retain(|(_, tracee, process, _)| is_interrupted(*tracee, *process));
+        let state = self.lock();
+        for (key, _, _, worker) in due {
+            // Under the lock: whoever is still listed is still in (or about to enter) its call.
+            if state.blocked.contains_key(&key) {
+                interrupt(worker);
+            }
+        }
+        state
+    }
+}
+
+/// Interrupts the brief calls that were there at the last look already; whether there was any since then.
+fn look_at_brief(state: &mut State) -> bool {
+    let mut active = false;
+    for brief in state.brief.iter().filter_map(Weak::upgrade) {
+        let count = brief.count.load(Ordering::SeqCst);
+        let seen = brief.seen.swap(count, Ordering::SeqCst);
+        active |= count != seen || count % 2 == 1;
+        if count == seen && count % 2 == 1 {
+            interrupt(brief.worker);
+        }
+    }
+    active
 }
 
 fn interrupt(worker: Pid) {
@@ -158,4 +257,18 @@ fn is_interrupted(tracee: Pid, process: Pid) -> bool {
     }
     // A group stop: the other threads have stopped, this one can't before its call ends.
     status.threads > 1 && Status::of(process).is_ok_and(|leader| leader.state == b'T')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_brief_call_that_blocks_is_interrupted() {
+        let watcher = Watcher::new().unwrap();
+        assert_eq!(watcher.briefly(|| Ok(7)), Some(Ok(7)));
+        assert_eq!(watcher.briefly(|| Err::<(), _>(Errno::EPERM)), Some(Err(Errno::EPERM)));
+        let (reader, _writer) = nix::unistd::pipe().unwrap();
+        assert_eq!(watcher.briefly(|| nix::unistd::read(&reader, &mut [0])), None);
+    }
 }

@@ -154,7 +154,7 @@ int main(int argc, char **argv)
         if (user && (setgroups(0, NULL) != 0 || setgid(atoi(user)) != 0 || setuid(atoi(user)) != 0))
             _exit(125);
         unsetenv("KEEPER_UID");
-        execv(argv[4], argv + 4);
+        execvp(argv[4], argv + 4);
         dprintf(2, "keeper: %s: %s\n", argv[4], strerror(errno));
         _exit(125);
     }

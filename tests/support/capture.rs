@@ -144,9 +144,10 @@ impl Packet {
     fn is_allowed(&self) -> bool {
         let Some((source, destination)) = self.addresses else { return false };
         let proxies = [PROXY4.parse::<IpAddr>().unwrap(), PROXY6.parse().unwrap()];
-        let port_of = |protocol| if protocol == 6 { PROXY_PORT } else { ALLOWED_PORT };
-        let allowed = |ip: IpAddr, port: u16| {
-            matches!(self.protocol, 6 | 17) && proxies.contains(&ip) && port == port_of(self.protocol)
+        let allowed = |ip: IpAddr, port: u16| match self.protocol {
+            6 => proxies.contains(&ip) && matches!(port, PROXY_PORT | ALLOWED_PORT),
+            17 => proxies.contains(&ip) && port == ALLOWED_PORT,
+            _ => false,
         };
         let client = [self.ports.0, self.ports.1].contains(&LISTEN_PORT);
         allowed(source, self.ports.0) || allowed(destination, self.ports.1) || client

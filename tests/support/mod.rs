@@ -10,6 +10,7 @@ pub mod cases;
 pub mod programs;
 pub mod run;
 pub mod stage;
+pub mod terminal;
 
 /// The backends that every test runs with.
 pub const BACKENDS: [&str; 2] = ["seccomp", "ptrace"];

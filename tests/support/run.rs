@@ -242,8 +242,12 @@ impl Run {
         let stderr = File::create(files.join("stderr")).unwrap();
         command.stderr(self.stderr.map_or_else(|| Stdio::from(stderr), Stdio::from));
         let (read, write) = pipe();
-        let mut fds = self.fds;
-        fds.push((write.as_raw_fd(), REPORT_FD));
+        // Sources are moved out of the way of targets first.
+        let mut moved = Vec::new();
+        for (from, to) in self.fds.into_iter().chain([(write.as_raw_fd(), REPORT_FD)]) {
+            moved.push((duplicate_high(from), to));
+        }
+        let fds: Vec<(RawFd, RawFd)> = moved.iter().map(|(from, to)| (from.as_raw_fd(), *to)).collect();
         // SAFETY: between fork and exec only dup2 is called, which is async-signal-safe.
         unsafe {
             command.pre_exec(move || {
@@ -256,7 +260,7 @@ impl Run {
             });
         }
         let keeper = command.spawn().expect("the keeper starts");
-        drop(write);
+        drop((write, moved));
         let mut running = Running {
             keeper,
             report: File::from(read),
@@ -415,6 +419,15 @@ impl Event {
 
 fn read(path: &Path) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+fn duplicate_high(fd: RawFd) -> OwnedFd {
+    // SAFETY: no memory is involved, and the descriptor that comes back is new.
+    unsafe {
+        let high = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 200);
+        assert!(high >= 0, "{}", Error::last_os_error());
+        OwnedFd::from_raw_fd(high)
+    }
 }
 
 /// A pipe: its reading and its writing end.

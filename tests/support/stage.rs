@@ -4,6 +4,7 @@
 use super::capture::{Capture, Packet};
 use super::{ALLOWED_PORT, FOREIGN4, FOREIGN6, PORT, PROXY_PORT, PROXY4, PROXY6};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
 use std::io::{Error, ErrorKind, Read, Write};
@@ -194,9 +195,15 @@ impl Stage {
         for listener in &self.proxies {
             let (listener, stopping) = (listener.try_clone().unwrap(), Arc::clone(&stop));
             self.servers.push(thread::spawn(move || {
+                // Clients may send: the latest connections stay open.
+                let mut open = VecDeque::new();
                 while !stopping.load(Ordering::Relaxed) {
-                    if listener.accept().is_err() {
-                        thread::sleep(Duration::from_millis(1));
+                    match listener.accept() {
+                        Ok((stream, _)) => open.push_back(stream),
+                        Err(_) => thread::sleep(Duration::from_millis(1)),
+                    }
+                    if open.len() > 1500 {
+                        open.pop_front();
                     }
                 }
             }));

@@ -18,6 +18,7 @@ use sockstrace_backend::remote::RemoteCache;
 use sockstrace_backend::{BackendError, Ended, Handler, Leftover, Plan, ProcessEvent, tree};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 /// Until PROGRAM runs: its end is then its parent's, our own, business alone.
 pub fn options_before_exec() -> Options {
@@ -72,6 +73,7 @@ pub struct Tracer {
     follow: Option<i32>,
     /// Whatever is left is to end: new tracees too.
     killing: bool,
+    killer: Option<JoinHandle<()>>,
 }
 
 impl Tracer {
@@ -104,6 +106,7 @@ impl Tracer {
             stopped: false,
             follow: None,
             killing: false,
+            killer: None,
         };
         tracer.threads.add(program, program);
         tracer.handler.process(ProcessEvent::Born { pid: program, parent: Pid::this() });
@@ -139,6 +142,10 @@ impl Tracer {
             if let Some(signal) = self.follow.take() {
                 self.supervision.stop_like_program(signal);
             }
+        }
+        if let Some(killer) = self.killer.take() {
+            // It returns when nobody is left. It can't have panicked: that would have ended us.
+            let _: std::thread::Result<()> = killer.join();
         }
         self.workers.finish();
         self.carry_out_answers();
@@ -324,8 +331,7 @@ impl Tracer {
         // And, should one ever have escaped us, by the family tree; on a thread of its own, as they must be
         // let go and reaped meanwhile. Where there is no thread to be had, there are no such processes either
         // unless somebody worked hard for it.
-        let killer = std::thread::Builder::new().name("killer".into()).spawn(tree::kill_descendants);
-        drop(killer);
+        self.killer = std::thread::Builder::new().name("killer".into()).spawn(tree::kill_descendants).ok();
     }
 
     fn forget(&mut self, tid: Pid, ended: Option<Ended>) {

@@ -65,6 +65,7 @@ guests! {
     held_back: 64;
     filters: 64;
     reapable: 64;
+    crowd: 64;
 }
 
 #[test]

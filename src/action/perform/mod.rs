@@ -83,6 +83,11 @@ impl Performer<'_> {
         // Only connections wait for an answer; a datagram socket just notes its peer.
         let may_block = !matches!(socket.kind.kind, SocketType::DGRAM | SocketType::RAW);
         if may_block && !sys::is_nonblocking(socket.fd()) {
+            if self.patience == Patience::AtOnce {
+                // A connection that was begun goes on when connect is called again (`SS_CONNECTING`).
+                let begun = self.watcher.briefly(|| sys::connect(socket.fd(), address.as_bytes()));
+                return begun.map_or(Outcome::NeedsPatience, finished);
+            }
             return self.blocking(socket, || sys::connect(socket.fd(), address.as_bytes()).map(|()| 0));
         }
         finished(sys::connect(socket.fd(), address.as_bytes()))

@@ -27,8 +27,11 @@ static int verdict(void)
 }
 
 /* How long a meaning stays. */
+static volatile unsigned turns;
+
 static void linger(void)
 {
+    turns++;
     for (int i = 0; i < 40; i++)
         __asm__ volatile("pause");
 }
@@ -38,6 +41,14 @@ static void start(void *(*turn)(void *))
     pthread_t thread;
     if (pthread_create(&thread, NULL, turn, NULL) != 0)
         broken("pthread_create");
+    while (turns < 10)
+        sleep_ms(1);
+}
+
+/* Connections wait at the witness: no more than its queue holds. */
+static int more_connects(int round)
+{
+    return round < 4000 && more_rounds(round);
 }
 
 /* The first 8 bytes of a sockaddr_in are all of it: they change at once. */
@@ -70,7 +81,7 @@ static int flip_connect(char **args)
     (void)args;
     prepare(PROXY_PORT);
     start(turn_bytes);
-    for (int round = 0; more_rounds(round); round++) {
+    for (int round = 0; more_connects(round); round++) {
         int fd = open_socket(AF_INET, SOCK_STREAM, 0);
         int result = connect(fd, (struct sockaddr *)turning_bytes, sizeof(struct sockaddr_in));
         note(result);
@@ -86,7 +97,7 @@ static int flip_connect_nonblocking(char **args)
     (void)args;
     prepare(PROXY_PORT);
     start(turn_bytes);
-    for (int round = 0; more_rounds(round); round++) {
+    for (int round = 0; more_connects(round); round++) {
         int fd = open_socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
         note(connect(fd, (struct sockaddr *)turning_bytes, sizeof(struct sockaddr_in)));
         close(fd);
@@ -244,7 +255,7 @@ static int swap_connect(char **args)
     other_fd = open_socket(AF_INET, SOCK_STREAM, 0);
     start(turn_descriptor);
     int connected = 0;
-    for (int round = 0; more_rounds(round); round++) {
+    for (int round = 0; more_connects(round); round++) {
         int fd = open_socket(AF_INET, SOCK_STREAM, 0), last = other_fd;
         other_fd = fd;
         note(connect(TURNING_FD, &foreign.any, foreign.length));
@@ -306,7 +317,7 @@ static int swap_fastopen(char **args)
     one_fd = open_socket(AF_UNIX, SOCK_STREAM, 0);
     other_fd = open_socket(AF_INET, SOCK_STREAM, 0);
     start(turn_descriptor);
-    for (int round = 0; more_rounds(round); round++) {
+    for (int round = 0; more_connects(round); round++) {
         int fd = open_socket(AF_INET, SOCK_STREAM, 0), last = other_fd;
         other_fd = fd;
         note(sendto(TURNING_FD, TOKEN, sizeof TOKEN - 1, MSG_FASTOPEN | MSG_NOSIGNAL, &foreign.any, foreign.length));
@@ -339,7 +350,7 @@ static int flip_socketcall(char **args)
     call_args[1] = (unsigned long)&allowed;
     call_args[2] = allowed.length;
     start(turn_call_address);
-    for (int round = 0; more_rounds(round); round++) {
+    for (int round = 0; more_connects(round); round++) {
         call_args[0] = open_socket(AF_INET, SOCK_STREAM, 0);
         int result = syscall(SYS_socketcall, 3 /* SYS_CONNECT */, call_args);
         note(result);
@@ -411,7 +422,7 @@ static int flip_shared_memory(char **args)
             if (getppid() == 1)
                 _exit(0);
         }
-    for (int round = 0; more_rounds(round); round++) {
+    for (int round = 0; more_connects(round); round++) {
         int fd = open_socket(AF_INET, SOCK_STREAM, 0);
         int result = connect(fd, (struct sockaddr *)shared, sizeof(struct sockaddr_in));
         note(result);

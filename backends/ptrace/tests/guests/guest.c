@@ -310,7 +310,8 @@ static void *wait_forever(void *unused) {
 static int reapable(void) {
     int rounds = getenv("ROUNDS") ? atoi(getenv("ROUNDS")) : 2000;
     for (int i = 0; i < rounds; i++) {
-        int kind = i % 4;
+        int kind = i % 4, ready[2];
+        CHECK(pipe(ready) == 0);
         pid_t child = fork();
         if (child == 0) {
             if (kind == 0) _exit(i & 0x7F);
@@ -318,14 +319,19 @@ static int reapable(void) {
             pthread_t thread;
             for (int j = 0; j < 2; j++) pthread_create(&thread, NULL, wait_forever, NULL);
             if (kind == 2) exit(i & 0x7F);
+            CHECK(write(ready[1], "r", 1) == 1);
             pause();
         }
         int fd = pidfd_of(child);
         CHECK(fd >= 0);
         if (kind == 3) {
-            usleep(100);
+            // While it makes threads, it is killed in the tracer's hands: see the limits in lib.rs.
+            char byte;
+            CHECK(read(ready[0], &byte, 1) == 1);
+            usleep(i % 100);
             kill(child, SIGKILL);
         }
+        close(ready[0]), close(ready[1]);
         struct pollfd wait = {fd, POLLIN, 0};
         CHECK(poll(&wait, 1, 5000) == 1);
         siginfo_t info = {0};
@@ -337,9 +343,16 @@ static int reapable(void) {
     return 0;
 }
 
+static void *accept_all(void *fd) {
+    for (;;) close(accept(*(int *)fd, NULL, NULL));
+}
+
 // Children that are killed in the middle of judged calls.
 static int killed(void) {
-    listener();
+    static int fd;
+    fd = listener();
+    pthread_t acceptor;
+    CHECK(pthread_create(&acceptor, NULL, accept_all, &fd) == 0);
     for (int i = 0; i < 300; i++) {
         int kind = i % 6;
         pid_t child = fork();
@@ -626,18 +639,42 @@ static int crash(void) {
 
 static int seven(void) { return 7; }
 
+static void tell_ready(void) {
+    pid_t pid = getpid();
+    CHECK(write(atoi(getenv("READY")), &pid, sizeof pid) == sizeof pid);
+}
+
 static int await_term(void) {
     handle(SIGTERM, 0);
-    CHECK(write(3, "r", 1) == 1);
+    tell_ready();
     while (taken != SIGTERM) usleep(1000);
     return 42;
 }
 
 static int await_cont(void) {
-    CHECK(write(3, "r", 1) == 1);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, wait_forever, NULL) == 0);
     handle(SIGCONT, 0);
+    tell_ready();
     while (taken != SIGCONT) usleep(1000);
     return 43;
+}
+
+static void *reach_often(void *unused) {
+    for (int i = 0; i < 20; i++) FAILS(reach(2), EHOSTUNREACH);
+    return unused;
+}
+
+// As many threads as asked for, at once.
+static int crowd(void) {
+    enum { COUNT = 1000 };
+    static pthread_t threads[COUNT];
+    pthread_attr_t small;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 65536);
+    for (int i = 0; i < COUNT; i++) CHECK(pthread_create(&threads[i], &small, i % 5 ? reach_often : slow_connect, NULL) == 0);
+    for (int i = 0; i < COUNT; i++) pthread_join(threads[i], NULL);
+    return 0;
 }
 
 static int many(void) {
@@ -666,7 +703,7 @@ static const struct {
     {"restarts", restarts},     {"interrupted", interrupted}, {"stops", stops},       {"patient", patient},
     {"fair", fair},             {"held_back", held_back},   {"filters", filters},     {"leave_behind", leave_behind},
     {"fork_on", fork_on},       {"crash", crash},           {"seven", seven},         {"await_term", await_term},
-    {"await_cont", await_cont}, {"many", many},
+    {"await_cont", await_cont}, {"many", many},             {"crowd", crowd},
 };
 
 int main(int argc, char **argv) {

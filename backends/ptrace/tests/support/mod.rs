@@ -202,7 +202,12 @@ impl Judge {
         let gone = of(|event| if let ProcessEvent::Gone { pid, .. } = event { Some(*pid) } else { None });
         for (these, those, what) in [(&born, &gone, "not gone"), (&gone, &born, "not born")] {
             let odd: Vec<_> = these.iter().filter(|pid| !those.contains(pid)).collect();
-            assert!(odd.is_empty() && born.len() == gone.len(), "{what}: {odd:?} of {} and {}", born.len(), gone.len());
+            assert!(
+                odd.is_empty() && born.len() == gone.len(),
+                "{what}: {odd:?} of {} and {}",
+                born.len(),
+                gone.len()
+            );
         }
         assert!(self.open.lock().unwrap().is_empty(), "calls were neither reported nor abandoned");
     }
@@ -217,7 +222,6 @@ impl Judge {
             _ => return Outcome::Reply(Reply::Continue),
         }
         match (bytes[7], patience) {
-            (1, _) => Outcome::Reply(Reply::Continue),
             (2, _) => Outcome::Reply(Reply::Fail(Errno::EHOSTUNREACH)),
             (3, _) => {
                 bytes[7] = 1;

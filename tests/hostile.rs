@@ -1,0 +1,133 @@
+//! Bad input and bad company: arguments that make no sense, memory that is held back, signals, crowds,
+//! sudden ends. Most guests print what they saw; that must be the same as natively, in log and in block.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+#[path = "hostile/ends.rs"]
+mod ends;
+#[path = "hostile/same.rs"]
+mod same;
+mod support;
+
+use same::{Case, run_cases};
+use support::cases::with_privilege;
+
+/// Everything may pass: what is compared is how arguments are read and errors are given.
+const ALL_ALLOWED: &[&str] = &["--allow=0.0.0.0/0", "--allow=::/0"];
+/// The same with UNIX destinations and local addresses judged, so that those calls are performed too.
+const ALL_JUDGED: &[&str] = &[
+    "--allow=0.0.0.0/0",
+    "--allow=::/0",
+    "--unix=leak",
+    "--allow=unix:*",
+    "--incoming=block",
+    "--allow-incoming=0.0.0.0/0",
+    "--allow-incoming=::/0",
+];
+/// What signal cases use besides the proxy: a listener whose queue is full, and an own one.
+const OWN_LISTENERS: &[&str] = &["--allow=203.0.113.9"];
+const UNIX_JUDGED: &[&str] = &["--unix=leak", "--allow=unix:*"];
+
+#[test]
+fn arguments() {
+    with_privilege("arguments", || {
+        let mut cases = Vec::new();
+        for name in ["lengths", "families", "descriptors", "messages", "vectors", "sockets"] {
+            for options in [ALL_ALLOWED, ALL_JUDGED] {
+                cases.push(Case::new(name).options(options));
+                cases.push(Case::new(name).options(options).narrow());
+            }
+        }
+        cases.push(Case::new("socketcalls").options(ALL_ALLOWED).narrow());
+        run_cases(&cases);
+    });
+}
+
+/// The same with nothing allowed: errors differ, but nothing arrives and nobody falls over.
+#[test]
+fn arguments_of_leaks() {
+    with_privilege("arguments_of_leaks", || {
+        let mut cases = Vec::new();
+        for name in ["lengths", "families", "descriptors", "messages", "vectors", "sockets"] {
+            cases.push(Case::new(name).only_blocked());
+            cases.push(Case::new(name).only_blocked().narrow());
+            cases.push(Case::new(name).only_blocked().options(&[
+                "--unix=leak",
+                "--incoming=block",
+                "--disclosure=leak",
+            ]));
+        }
+        run_cases(&cases);
+    });
+}
+
+#[test]
+fn memory() {
+    with_privilege("memory", || {
+        run_cases(&[
+            Case::new("late-allowed"),
+            Case::new("late-sendmsg-allowed"),
+            Case::new("late-payload"),
+            Case::new("late-foreign").only_blocked().prints("connect -> EPERM"),
+            Case::new("late-sendmsg-foreign").only_blocked().prints("sendmsg -> EPERM"),
+            Case::new("never").leaks(),
+            Case::new("never-killed"),
+            Case::new("vanishing").leaks_perhaps(),
+        ]);
+    });
+}
+
+#[test]
+fn signals() {
+    with_privilege("signals", || {
+        let names = [
+            "interrupted",
+            "restarted",
+            "timed",
+            "nonblocking",
+            "undisturbed",
+            "nested",
+            "half-sent",
+            "broken-pipe",
+            "not-held-up",
+            "killed",
+            "shut-down",
+        ];
+        let mut cases: Vec<Case> = names.iter().map(|name| Case::new(name).options(OWN_LISTENERS)).collect();
+        cases.push(Case::new("flood").leaks());
+        cases.push(Case::new("unix-queue"));
+        cases.push(Case::new("unix-queue").options(UNIX_JUDGED));
+        cases.push(Case::new("broken-pipe").options(&["--allow=203.0.113.9", "--unix=leak", "--allow=unix:*"]));
+        run_cases(&cases);
+    });
+}
+
+#[test]
+fn crowds() {
+    with_privilege("crowds", || {
+        run_cases(&[
+            Case::new("threads").leaks(),
+            Case::new("forks").leaks().user(61_001),
+            Case::new("generations").leaks(),
+            Case::new("sudden-ends").leaks(),
+            Case::new("sudden-execs").leaks(),
+        ]);
+    });
+}
+
+#[test]
+fn lives() {
+    with_privilege("lives", || {
+        run_cases(&[
+            Case::new("pidfds").args(&["2000"]),
+            Case::new("child-states"),
+            Case::new("credentials"),
+            Case::new("credentials").options(UNIX_JUDGED),
+            Case::new("descriptors-kept").leaks(),
+            Case::new("relative-paths"),
+            Case::new("relative-paths").options(UNIX_JUDGED),
+            Case::new("credentials").options(UNIX_JUDGED).user(61_002),
+            Case::new("relative-paths").options(UNIX_JUDGED).user(61_002),
+        ]);
+    });
+}
