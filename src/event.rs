@@ -206,7 +206,7 @@ pub struct Summary {
     pub events: u64,
     /// Leaks among them.
     pub leaks: u64,
-    /// Processes that were seen.
+    /// PROGRAM, and the processes that made judged calls.
     pub processes: u64,
     /// Events that were lost.
     pub dropped: u64,

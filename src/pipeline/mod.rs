@@ -45,7 +45,9 @@ pub struct Pipeline {
 #[derive(Default)]
 struct Seen {
     backend: &'static str,
+    /// PROGRAM, and whoever made a judged call: what every backend knows alike.
     processes: HashSet<i32>,
+    program_runs: bool,
     /// Events that wait for their call's result.
     pending: HashMap<u64, Vec<Event>>,
 }
@@ -174,14 +176,16 @@ impl Handler for Pipeline {
 
     fn process(&self, event: ProcessEvent) {
         let (pid, change, ended) = match event {
-            ProcessEvent::Born { pid, .. } => {
-                self.seen().processes.insert(pid.as_raw());
-                return;
+            ProcessEvent::Born { .. } => return,
+            ProcessEvent::Exec { pid } => {
+                let mut seen = self.seen();
+                if !std::mem::replace(&mut seen.program_runs, true) {
+                    seen.processes.insert(pid.as_raw());
+                }
+                (pid, Change::Exec, None)
             }
-            ProcessEvent::Exec { pid } => (pid, Change::Exec, None),
             ProcessEvent::Gone { pid, ended } => (pid, Change::Exit, ended),
         };
-        self.seen().processes.insert(pid.as_raw());
         if self.traces_all() {
             let (status, signal) = match ended {
                 Some(Ended::Exited(status)) => (Some(status), None),
