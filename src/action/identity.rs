@@ -39,6 +39,12 @@ pub fn as_thread<T>(tid: Pid, act: impl FnOnce() -> Result<T, Errno>) -> Result<
     result
 }
 
+/// Whether the tracee holds CAP_NET_BIND_SERVICE (capabilities(7)).
+pub fn may_bind_any_port(tracee: &dyn Tracee) -> bool {
+    const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
+    Status::of(tracee.tid()).is_ok_and(|status| status.capabilities & CAP_NET_BIND_SERVICE != 0)
+}
+
 fn become_ids(groups: &[u32], gid: u32, uid: u32) -> Result<(), Errno> {
     become_groups(groups, gid)?;
     become_user(uid)

@@ -305,11 +305,12 @@ impl Scene<'_> {
 
     fn listen(&self, call: &Arguments) -> Outcome {
         let perform = |socket: &Socket| {
-            if self.pipeline.config.policy.judges_incoming() {
-                self.performer().listen(socket, call.int(1))
-            } else {
-                CONTINUE
+            // listen is where a UNIX socket gets the credentials that its peers see.
+            let local = socket.kind.family == Family::UNIX && is_alone(self.tracee);
+            if local || !self.pipeline.config.policy.judges_incoming() {
+                return CONTINUE;
             }
+            self.performer().listen(socket, call.int(1))
         };
         self.on_local_address(call, |local| Operation::Listen { local }, perform)
     }

@@ -18,7 +18,7 @@ pub mod unix_path;
 use super::identity;
 use super::interrupt::{Broken, Watcher};
 use crate::operation::decode::Sockaddr;
-use crate::operation::{Family, SocketKind, SocketType};
+use crate::operation::{Address, Family, SocketKind, SocketType};
 use nix::errno::Errno;
 use sockstrace_backend::{Outcome, Patience, Reply, Tracee};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -90,7 +90,21 @@ impl Performer<'_> {
             }
             return self.blocking(socket, || sys::connect(socket.fd(), address.as_bytes()).map(|()| 0));
         }
+        self.bind_netlink(socket);
         finished(sys::connect(socket.fd(), address.as_bytes()))
+    }
+
+    /// An unbound netlink socket gets the process id of whoever first sends as its port: the tracee's.
+    fn bind_netlink(&self, socket: &Socket) {
+        let local = || sys::local_name(socket.fd()).map(|name| name.address());
+        if socket.kind.family != Family::NETLINK || !matches!(local(), Ok(Address::Netlink { port: 0, .. })) {
+            return;
+        }
+        let mut address = [0; 12]; // struct sockaddr_nl: family, padding, port, groups
+        let fields = [(Family::NETLINK.0 as u32).to_ne_bytes(), self.tracee.pid().as_raw().to_ne_bytes()];
+        address.iter_mut().zip(fields.as_flattened()).for_each(|(to, from)| *to = *from);
+        // Where that port is taken the kernel chooses another, as it would for the tracee.
+        let _: Result<(), Errno> = sys::bind(socket.fd(), &address);
     }
 
     /// connect(2) of a UNIX socket to the file that was found for its path.
@@ -110,8 +124,11 @@ impl Performer<'_> {
 
     /// bind(2) of an internet socket.
     pub fn bind(&self, socket: &Socket, address: &Sockaddr) -> Performed {
-        // With the tracee's rights: ports below 1024 need CAP_NET_BIND_SERVICE.
-        finished(identity::as_tracee(self.tracee, || sys::bind(socket.fd(), address.as_bytes())))
+        let bind = || sys::bind(socket.fd(), address.as_bytes());
+        // Ports below 1024 need a capability that the tracee may lack.
+        let privileged = identity::may_bind_any_port(self.tracee);
+        let result = if privileged { bind() } else { identity::as_tracee(self.tracee, bind) };
+        finished(result)
     }
 
     /// bind(2) of a UNIX socket: the file appears where, and as whose, the tracee would make it.

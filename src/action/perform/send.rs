@@ -39,6 +39,7 @@ impl Performer<'_> {
             Ok(control) => control,
             Err(errno) => return failed(errno),
         };
+        self.bind_netlink(socket);
         let found = found.map(super::unix_address);
         let name = found.as_ref().or(message.name.as_ref()).map(super::Sockaddr::as_bytes);
         let sender = Sender { performer: self, socket, message, name, control: &control.bytes, blocking };

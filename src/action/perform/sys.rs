@@ -96,7 +96,16 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
     Errno::result(result).map(drop)
 }
 
-/// sendmsg(2). Returns how many bytes were sent.
+/// sendto(2): unlike sendmsg, it heeds an address of no length, which most families refuse.
+fn send_to(socket: BorrowedFd<'_>, address: &[u8], payload: &[u8], flags: i32) -> Result<usize, Errno> {
+    let (fd, length) = (socket.as_raw_fd(), address.len() as libc::socklen_t);
+    // SAFETY: bytes of our own and their lengths.
+    let sent =
+        unsafe { libc::sendto(fd, payload.as_ptr().cast(), payload.len(), flags, address.as_ptr().cast(), length) };
+    Errno::result(sent).map(|sent| sent as usize)
+}
+
+/// Sends a message. Returns how many bytes were sent.
 pub fn send(
     socket: BorrowedFd<'_>,
     address: Option<&[u8]>,
@@ -104,6 +113,9 @@ pub fn send(
     control: &[u8],
     flags: i32,
 ) -> Result<usize, Errno> {
+    if let (Some(address), []) = (address, control) {
+        return send_to(socket, address, payload, flags);
+    }
     let mut vector = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
     // SAFETY: all fields are integers or pointers, for which zero is valid.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
