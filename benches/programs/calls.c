@@ -1,0 +1,106 @@
+/* A guest that makes one kind of call in a loop and prints what one costs, in nanoseconds.
+ *
+ *   calls KIND COUNT THREADS
+ *
+ * The addresses are on loopback. Each thread makes COUNT calls; the cost is wall time over all of them.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *kind;
+static long count;
+static pthread_barrier_t start;
+
+static struct sockaddr_in address(unsigned short port)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port) };
+	a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	return a;
+}
+
+static void check(int good)
+{
+	if (!good) {
+		perror(kind);
+		exit(1);
+	}
+}
+
+static void *run(void *unused)
+{
+	(void)unused;
+	struct sockaddr_in to = address(9050);
+	int udp = socket(AF_INET, SOCK_DGRAM, 0), pair[2];
+	char byte = 0;
+	check(udp >= 0 && socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0);
+	struct iovec vector = { &byte, 1 };
+	struct msghdr plain = { .msg_iov = &vector, .msg_iovlen = 1 }, named = plain;
+	named.msg_name = &to;
+	named.msg_namelen = sizeof to;
+	/* Somebody who takes what is sent, so that no queue fills. */
+	int sink = socket(AF_INET, SOCK_DGRAM, 0);
+	struct sockaddr_in here = address(0);
+	socklen_t length = sizeof here;
+	check(bind(sink, (void *)&here, sizeof here) == 0 && getsockname(sink, (void *)&here, &length) == 0);
+	struct sockaddr_in sink_address = here;
+	named.msg_name = &sink_address;
+	pthread_barrier_wait(&start);
+	for (long i = 0; i < count; i++) {
+		if (!strcmp(kind, "connect")) {
+			check(connect(udp, (void *)&to, sizeof to) == 0);
+		} else if (!strcmp(kind, "connect-tcp")) {
+			/* Nobody listens there: refused at once, the whole way through the kernel. */
+			int tcp = socket(AF_INET, SOCK_STREAM, 0);
+			struct sockaddr_in nobody = address(1);
+			check(connect(tcp, (void *)&nobody, sizeof nobody) == -1);
+			close(tcp);
+		} else if (!strcmp(kind, "sendto")) {
+			check(sendto(udp, &byte, 1, 0, (void *)&sink_address, sizeof sink_address) == 1);
+			check(recv(sink, &byte, 1, 0) == 1);
+		} else if (!strcmp(kind, "sendmsg-udp")) {
+			check(sendmsg(udp, &named, 0) == 1);
+			check(recv(sink, &byte, 1, 0) == 1);
+		} else if (!strcmp(kind, "sendmsg-unix")) {
+			check(sendmsg(pair[0], &plain, 0) == 1);
+			check(recv(pair[1], &byte, 1, 0) == 1);
+		} else if (!strcmp(kind, "getppid")) {
+			syscall(SYS_getppid);
+		} else {
+			check(0);
+		}
+	}
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 4)
+		return 2;
+	kind = argv[1];
+	count = atol(argv[2]);
+	int threads = atoi(argv[3]);
+	pthread_t thread[64];
+	if (threads < 1 || threads > 64)
+		return 2;
+	pthread_barrier_init(&start, NULL, threads + 1);
+	for (int i = 0; i < threads; i++)
+		pthread_create(&thread[i], NULL, run, NULL);
+	struct timespec from, to;
+	pthread_barrier_wait(&start);
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	for (int i = 0; i < threads; i++)
+		pthread_join(thread[i], NULL);
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	double spent = (to.tv_sec - from.tv_sec) * 1e9 + (to.tv_nsec - from.tv_nsec);
+	printf("%.0f\n", spent);
+	return 0;
+}
