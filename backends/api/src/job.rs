@@ -133,8 +133,7 @@ impl Drop for Supervision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::wait::{WaitStatus, waitpid};
-    use std::os::unix::process::CommandExt;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
 
     #[test]
     fn signals_sent_to_us_reach_the_program_and_the_dispositions_come_back() {
@@ -142,10 +141,9 @@ mod tests {
         // Early: kept until there is a program.
         raise(Signal::SIGTERM).unwrap();
         let mut command = std::process::Command::new("sleep");
-        let child = command.arg("100").process_group(0).spawn().unwrap();
-        let child = Pid::from_raw(child.id() as i32);
-        supervision.forward_to(child).unwrap();
-        assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Signaled(child, Signal::SIGTERM, false));
+        let mut child = command.arg("100").process_group(0).spawn().unwrap();
+        supervision.forward_to(Pid::from_raw(child.id() as i32)).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
         // Gone: nobody to tell, and we live on.
         raise(Signal::SIGHUP).unwrap();
         supervision.stop_like_program(libc::SIGSTOP);

@@ -215,11 +215,13 @@ pub trait Handler: Send + Sync {
     /// Judges one call and, where asked to, performs it.
     fn handle(&self, call: &InterceptedCall, tracee: &dyn Tracee, patience: Patience) -> Outcome;
 
-    /// A call that was let continue gave this result (negative: −errno). Only from backends whose
-    /// [`Capabilities::observes_results`] is set, when [`Plan::observe_results`] asks for it.
+    /// A call that was let continue (or became [`Reply::OpenSocket`]) gave this result (negative: −errno).
+    /// Only from backends whose [`Capabilities::observes_results`] is set, when [`Plan::observe_results`] asks
+    /// for it.
     fn returned(&self, call: &InterceptedCall, result: i64);
 
-    /// A call that was to be reported by [`Handler::returned`] never will be (its thread is gone).
+    /// A call that was to be reported by [`Handler::returned`] never will be: its thread is gone, or it was
+    /// interrupted and is made again, which is a call of its own.
     fn abandoned(&self, call: &InterceptedCall);
 
     /// A process was born, exec'd or ended.

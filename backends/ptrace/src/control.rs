@@ -4,9 +4,13 @@
 //! [`crate::registers`]): its wait asks each tracee with WNOHANG in turn and sleeps between rounds, doubling
 //! the sleep without bound; it attaches without PTRACE_SEIZE, so that job control can't be followed; it can
 //! neither represent nor pass on real-time signals; and a tracee that vanishes is an internal error.
-//! Measured here (Linux 6.18, two processors, a program that makes 2,000 calls under `SECCOMP_RET_TRACE`):
+//! Measured (Linux 6.18, two processors, 2,000 calls stopped by `SECCOMP_RET_TRACE`, in ms):
 //!
-//! MEASUREMENTS
+//! | | at once | after 5 s without a stop | 50 idle threads | 50 threads, after 5 s |
+//! | --- | --- | --- | --- | --- |
+//! | pete's wait | 52 to 117 | 3,442: the first stop is seen 3.4 s late | 91 | 3,425 |
+//! | pete's wait behind a blocking waitid(2) | 8.5 | 14 | 10 to 63 | 47 |
+//! | this module | 8.2 | 8.5 | 10 to 14 | 9.6 |
 //!
 //! Every request may find the tracee gone (ESRCH): a SIGKILL takes a thread out of any stop. That is never
 //! an error: the wait tells of its end.

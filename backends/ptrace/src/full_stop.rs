@@ -5,8 +5,9 @@
 //! The entry stop comes before the program's own filters, whose verdicts stand above ours. So where the
 //! program has any, a call that is to be judged is first made harmless (its descriptor −1) and let through:
 //! if it fails with just the errno of that, the filters have passed it, and it is judged at its exit. If it is
-//! to be carried out after all, it is made again from the same place, and let pass. A process without filters
-//! is judged at the entry.
+//! to be carried out after all, it is made again from the same place, and let pass. (Number −1, by which a call
+//! is skipped otherwise, would be shown to the filters, and a sandbox that lists what it allows would refuse or
+//! kill.) A process without filters is judged at the entry.
 
 use crate::calls::minus_one;
 use crate::frame::Frame;
@@ -41,14 +42,13 @@ impl Tracer {
         }
         let Some(wanted) = self.selector.select(&frame) else { return self.resume(tid, 0) };
         self.settle(tid);
-        match wanted {
-            Wanted::Judge(syscall) if has_filters(tid) => self.make_harmless(tid, syscall, frame),
-            _ => self.on_wanted(tid, frame, wanted),
+        match harmless(wanted, frame.abi).filter(|_| has_filters(tid)) {
+            Some(how) => self.make_harmless(tid, wanted, frame, how),
+            None => self.on_wanted(tid, frame, wanted),
         }
     }
 
-    fn make_harmless(&mut self, tid: Pid, syscall: Syscall, frame: Frame) {
-        let (argument, value, error) = harmless(syscall, frame.abi);
+    fn make_harmless(&mut self, tid: Pid, wanted: Wanted, frame: Frame, (argument, value, error): Change) {
         let changed = Registers::load(tid).and_then(|mut registers| {
             let arguments = registers.arguments(frame.abi);
             let mut changed = arguments;
@@ -61,7 +61,7 @@ impl Tracer {
         });
         let Some(arguments) = self.check(tid, changed) else { return };
         if let Some(thread) = self.threads.get(tid) {
-            thread.phase = Phase::Leaving(AtExit::Judge(Box::new(Harmless { frame, syscall, arguments, error })));
+            thread.phase = Phase::Leaving(AtExit::Judge(Box::new(Harmless { frame, wanted, arguments, error })));
         }
         self.resume(tid, 0);
     }
@@ -69,18 +69,25 @@ impl Tracer {
     /// At the exit of a call that was made harmless.
     pub(crate) fn on_harmless_exit(&mut self, tid: Pid, harmless: &Harmless, value: i64) {
         let passed = value == -i64::from(harmless.error as i32);
+        let refused = match harmless.wanted {
+            Wanted::Clone3 => Some(Errno::ENOSYS),
+            Wanted::Listener => Some(Errno::EBUSY),
+            Wanted::Judge(_) | Wanted::Clone => None,
+        };
         let restored = Registers::load(tid).and_then(|mut registers| {
             // Judged, its result is written anew, so that its register is restored as well.
-            registers.set_arguments(harmless.frame.abi, harmless.arguments, !passed);
+            registers.set_arguments(harmless.frame.abi, harmless.arguments, !passed || refused.is_some());
+            if let Some(errno) = refused.filter(|_| passed) {
+                registers.set_result(-i64::from(errno as i32));
+            }
             registers.store()
         });
         if self.check(tid, restored).is_none() {
             return;
         }
-        if passed {
-            self.judge(tid, harmless.syscall, Stand::Exit(harmless.frame));
-        } else {
-            self.resume(tid, 0);
+        match harmless.wanted {
+            Wanted::Judge(syscall) if passed => self.judge(tid, syscall, Stand::Exit(harmless.frame)),
+            _ => self.resume(tid, 0),
         }
     }
 }
@@ -90,14 +97,22 @@ fn has_filters(tid: Pid) -> bool {
     Status::of(tid).map_or(true, |status| status.seccomp != 0)
 }
 
-/// An argument and its value by which the call does nothing, and the errno that it then gives.
-fn harmless(syscall: Syscall, abi: Abi) -> (usize, u64, Errno) {
-    match syscall {
-        Syscall::Socket => (0, minus_one(abi), Errno::EAFNOSUPPORT),
-        Syscall::Socketcall => (0, 0, Errno::EINVAL),
-        Syscall::IoUringSetup => (1, 0, Errno::EFAULT),
-        _ => (0, minus_one(abi), Errno::EBADF),
-    }
+/// An argument, its value by which the call does nothing, and the errno that it then gives.
+type Change = (usize, u64, Errno);
+
+fn harmless(wanted: Wanted, abi: Abi) -> Option<Change> {
+    Some(match wanted {
+        Wanted::Judge(Syscall::Socket) => (0, minus_one(abi), Errno::EAFNOSUPPORT),
+        Wanted::Judge(Syscall::Socketcall) => (0, 0, Errno::EINVAL),
+        Wanted::Judge(Syscall::IoUringSetup) => (1, 0, Errno::EFAULT),
+        Wanted::Judge(_) => (0, minus_one(abi), Errno::EBADF),
+        // The size of its arguments.
+        Wanted::Clone3 => (1, 0, Errno::EINVAL),
+        // The operation.
+        Wanted::Listener => (0, minus_one(abi), Errno::EINVAL),
+        // It goes on in any case.
+        Wanted::Clone => return None,
+    })
 }
 
 #[cfg(test)]
@@ -105,9 +120,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_call_can_be_made_harmless() {
+    fn every_judged_call_can_be_made_harmless() {
         for syscall in Syscall::ALL {
-            let (argument, _, error) = harmless(*syscall, Abi::I386);
+            let (argument, _, error) = harmless(Wanted::Judge(*syscall), Abi::I386).unwrap();
             assert!(argument < 6 && error as i32 > 0);
         }
     }

@@ -92,7 +92,7 @@ impl Trial {
         match unsafe { fork() }.map_err(at("forking"))? {
             ForkResult::Child => child(wait.as_raw_fd(), &filter, needs_no_new_privs),
             ForkResult::Parent { child } => {
-                let trial = Self::trace(child, go);
+                let trial = Self::trace(child, &go);
                 if trial.is_err() {
                     // ESRCH, ECHILD: gone already.
                     let _: Result<(), Errno> = kill(child, Signal::SIGKILL);
@@ -103,11 +103,11 @@ impl Trial {
         }
     }
 
-    fn trace(child: Pid, go: OwnedFd) -> Result<Self, (&'static str, Errno)> {
+    fn trace(child: Pid, go: &OwnedFd) -> Result<Self, (&'static str, Errno)> {
         let at = |what| move |errno| (what, errno);
         control::seize(child, Options::PTRACE_O_EXITKILL | Options::PTRACE_O_TRACESECCOMP)
             .map_err(at("tracing a child"))?;
-        write(&go, b"g").map_err(at("releasing a child"))?;
+        write(go, b"g").map_err(at("releasing a child"))?;
         let mut trial = Self::default();
         loop {
             let signal = match control::wait_one(child).map_err(at("waiting for a child"))? {

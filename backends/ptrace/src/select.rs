@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(socketcall(11), Some(Wanted::Judge(Syscall::Socketcall)));
         assert_eq!(socketcall(3), None);
         let clone = |flags| selector.select(&frame(Abi::X86_64, 56, [flags, 0, 0, 0, 0, 0]));
-        assert_eq!((clone(CLONE_UNTRACED | 17), clone(17)), (Some(Wanted::Clone), None));
+        assert_eq!((clone(CLONE_UNTRACED | 0x11), clone(0x11)), (Some(Wanted::Clone), None));
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Thread {
     pub phase: Phase,
     /// A call that is about to be made again after it was judged at its exit.
     pub again: Option<Again>,
+    /// It is in a group-stop.
+    pub stopped: bool,
 }
 
 /// What a thread is doing.
@@ -80,8 +82,8 @@ pub enum AtExit {
 pub struct Harmless {
     /// The call as it was made.
     pub frame: Frame,
-    /// Which one it is.
-    pub syscall: sockstrace_backend::Syscall,
+    /// Why it was stopped.
+    pub wanted: crate::select::Wanted,
     /// The registers that held its arguments.
     pub arguments: [u64; 6],
     /// The error that it must give when it comes through.
@@ -136,7 +138,7 @@ impl Threads {
 
     /// Adds a thread; whether its process is new with it.
     pub fn add(&mut self, tid: Pid, pid: Pid) -> bool {
-        self.threads.insert(tid.as_raw(), Thread { pid, phase: Phase::Running, again: None });
+        self.threads.insert(tid.as_raw(), Thread { pid, phase: Phase::Running, again: None, stopped: false });
         let process = self.processes.entry(pid.as_raw()).or_default();
         process.threads.insert(tid.as_raw());
         let is_new = tid == pid && !process.reported;
@@ -163,6 +165,14 @@ impl Threads {
     /// All processes.
     pub fn processes(&self) -> Vec<Pid> {
         self.processes.keys().map(|pid| Pid::from_raw(*pid)).collect()
+    }
+
+    /// Whether the process is in a group-stop: all its threads are, but for those held in a judged call.
+    pub fn all_stopped(&self, pid: Pid) -> bool {
+        let of_it = self.processes.get(&pid.as_raw()).into_iter().flat_map(|process| &process.threads);
+        of_it
+            .filter_map(|tid| self.threads.get(tid))
+            .all(|thread| thread.stopped || matches!(thread.phase, Phase::Judged { .. }))
     }
 
     /// The other threads of a process than the one with the process's own id.

@@ -67,9 +67,8 @@ pub struct Tracer {
     started: Option<Started>,
     ended: Option<Ended>,
     failure: Option<BackendError>,
-    /// PROGRAM is in a group-stop that was noticed.
-    stopped: bool,
-    /// The signal of a group-stop that we are to follow.
+    /// The signal of a group-stop of PROGRAM's, in which we are to follow when it is complete: what a shell
+    /// would be told then.
     follow: Option<i32>,
     /// Whatever is left is to end: new tracees too.
     killing: bool,
@@ -103,7 +102,6 @@ impl Tracer {
             started: Some(started),
             ended: None,
             failure: None,
-            stopped: false,
             follow: None,
             killing: false,
             killer: None,
@@ -139,7 +137,7 @@ impl Tracer {
             for (tid, change) in changes.drain(..) {
                 self.on_change(tid, change);
             }
-            if let Some(signal) = self.follow.take() {
+            if let Some(signal) = self.follow.take_if(|_| self.threads.all_stopped(self.program)) {
                 self.supervision.stop_like_program(signal);
             }
         }
@@ -164,6 +162,11 @@ impl Tracer {
             self.adopt(tid);
             self.unannounced.insert(tid.as_raw());
         }
+        if !matches!(change, Change::GroupStop(_))
+            && let Some(thread) = self.threads.get(tid)
+        {
+            thread.stopped = false;
+        }
         match change {
             Change::Seccomp => self.on_seccomp(tid),
             Change::Syscall => self.on_syscall(tid),
@@ -171,7 +174,7 @@ impl Tracer {
             Change::GroupStop(signal) => self.on_group_stop(tid, signal),
             Change::Trap => {
                 if self.process_of(tid) == Some(self.program) {
-                    self.stopped = false;
+                    self.follow = None;
                 }
                 self.resume(tid, 0);
             }
@@ -276,11 +279,9 @@ impl Tracer {
         if former != tid {
             self.drop_thread(former);
         }
-        self.remotes.forget(tid);
-        match self.threads.get(tid) {
-            Some(thread) => (thread.phase, thread.again) = (Phase::Running, None),
-            None => drop(self.threads.add(tid, tid)),
-        }
+        // What was open in the old program is closed; its process goes on.
+        self.drop_thread(tid);
+        self.threads.add(tid, tid);
         if tid == self.program
             && let Some(started) = self.started.take()
         {
@@ -315,6 +316,8 @@ impl Tracer {
         if let Some(started) = self.started.take() {
             let never_ran = || BackendError::Failed("the program ended before it ran".into(), Errno::ECHILD);
             self.failure = Some(started.outcome().err().unwrap_or_else(never_ran));
+        } else {
+            self.handler.program_ended(ended);
         }
         if self.leftover == Leftover::Kill {
             self.kill_the_rest();
@@ -342,7 +345,7 @@ impl Tracer {
 
     /// Drops a thread; tells its process, and whether that is gone with it.
     fn drop_thread(&mut self, tid: Pid) -> Option<(Pid, bool)> {
-        let (Thread { pid, phase, again }, last) = self.threads.remove(tid)?;
+        let (Thread { pid, phase, again, .. }, last) = self.threads.remove(tid)?;
         self.remotes.forget(tid);
         let again = again.and_then(|again| again.at_exit).map(Phase::Leaving);
         for phase in [Some(phase), again].into_iter().flatten() {
@@ -354,9 +357,12 @@ impl Tracer {
     }
 
     fn on_group_stop(&mut self, tid: Pid, signal: i32) {
-        if self.process_of(tid) == Some(self.program) && !self.stopped {
-            self.stopped = true;
-            self.follow = Some(signal);
+        if let Some(thread) = self.threads.get(tid) {
+            // Once: when it is still stopped, this is only what it says about SIGCONT and the like.
+            let is_new = !std::mem::replace(&mut thread.stopped, true);
+            if is_new && thread.pid == self.program {
+                self.follow = Some(signal);
+            }
         }
         let listening = control::listen(tid);
         // EIO: it isn't in a group-stop any more, as SIGCONT has come, or SIGKILL.

@@ -4,7 +4,8 @@
 mod support;
 
 use nix::errno::Errno;
-use sockstrace_backend::{BackendError, Ended, Leftover, ProcessEvent, Syscall};
+use sockstrace_backend::{Backend, BackendError, Ended, Leftover, ProcessEvent, Syscall};
+use sockstrace_backend_ptrace::PtraceBackend;
 use support::{MODES, Mode, Run, isolated};
 
 /// The guest's own checks, in both modes and, where asked, as a 32-bit program.
@@ -124,9 +125,9 @@ fn the_programs_filters_stand_above_ours() {
     isolated(|| {
         for mode in MODES {
             let judge = Run::of("filters").mode(mode).succeeds();
-            // What they refuse isn't judged: nine before, and the restarted one twice.
+            // What they refuse isn't judged: ten before, and the restarted one twice.
             let handled = judge.handled.lock().unwrap();
-            assert_eq!(handled.iter().filter(|call| call.syscall == Syscall::Connect).count(), 11);
+            assert_eq!(handled.iter().filter(|call| call.syscall == Syscall::Connect).count(), 12);
         }
     });
 }
@@ -185,5 +186,35 @@ fn strict_mode_refuses_what_is_not_named() {
         run.plan.allowed_syscalls = Some(vec!["execve", "exit_group"]);
         // The program's start fails without the rest.
         assert_ne!(run.go().0.unwrap(), Ended::Exited(7));
+    });
+}
+
+/// Installs a filter by which seccomp(2) fails with EPERM, as a container's profile may have it.
+fn forbid_filters() {
+    let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+    let code = [
+        statement(0x20, 0),
+        libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: libc::SYS_seccomp as u32 },
+        statement(0x06, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        statement(0x06, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies the program.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0)
+    };
+    assert_eq!(result, 0);
+}
+
+#[test]
+fn where_no_filter_can_be_installed_every_call_stops() {
+    isolated(|| {
+        forbid_filters();
+        Run::of("basic").succeeds();
+        let findings = PtraceBackend::new().probe();
+        let filter = findings.iter().find(|finding| finding.what == "SECCOMP_RET_TRACE").unwrap();
+        assert_eq!(filter.works, None, "{findings:?}");
+        assert!(findings.iter().all(|finding| finding.works != Some(false)), "{findings:?}");
     });
 }

@@ -31,17 +31,19 @@ pub fn make_again(registers: &mut Registers, number: i32) {
 /// The registers that hold a call's arguments.
 pub fn arguments(registers: &Registers, abi: Abi) -> [u64; 6] {
     let r = registers;
-    match abi {
-        Abi::I386 => [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp],
-        _ => [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9],
+    if abi == Abi::I386 {
+        [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp]
+    } else {
+        [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]
     }
 }
 
 /// Sets them.
 pub fn set_arguments(registers: &mut Registers, abi: Abi, arguments: [u64; 6], _at_exit: bool) {
     let r = registers;
-    match abi {
-        Abi::I386 => [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp] = arguments,
-        _ => [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] = arguments,
+    if abi == Abi::I386 {
+        [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp] = arguments;
+    } else {
+        [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] = arguments;
     }
 }

@@ -168,6 +168,7 @@ impl Run {
     pub fn succeeds(&self) -> Arc<Judge> {
         let (result, judge) = self.go();
         assert_eq!(result.unwrap(), Ended::Exited(0), "{self:?}");
+        assert_eq!(*judge.ended.lock().unwrap(), [Ended::Exited(0)]);
         judge.processes_balance();
         judge
     }
@@ -184,6 +185,7 @@ pub struct Judge {
     pub returned: Mutex<Vec<(Syscall, i64)>>,
     pub abandoned: Mutex<Vec<Syscall>>,
     pub processes: Mutex<Vec<ProcessEvent>>,
+    pub ended: Mutex<Vec<Ended>>,
     observes: bool,
     open: Mutex<HashMap<u64, InterceptedCall>>,
     restarts: Mutex<u32>,
@@ -234,6 +236,11 @@ impl Judge {
                     },
                 };
                 Outcome::Reply(reply)
+            }
+            (6, _) => {
+                let mut restarts = self.restarts.lock().unwrap();
+                *restarts = 1 - *restarts;
+                Outcome::Reply(if *restarts == 1 { Reply::Restart } else { Reply::Fail(Errno::ENETDOWN) })
             }
             (4 | 5, Patience::AtOnce) => Outcome::NeedsPatience,
             (4, _) => {
@@ -313,6 +320,10 @@ impl Handler for Judge {
     fn abandoned(&self, call: &InterceptedCall) {
         assert!(self.open.lock().unwrap().remove(&call.id).is_some());
         self.abandoned.lock().unwrap().push(call.syscall);
+    }
+
+    fn program_ended(&self, ended: Ended) {
+        self.ended.lock().unwrap().push(ended);
     }
 
     fn process(&self, event: ProcessEvent) {
