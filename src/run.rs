@@ -58,18 +58,10 @@ fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) ->
         None => return Err(BackendError::Failed("running nothing".into(), Errno::EINVAL)),
     };
     let choice = config.backend;
-    let kills = matches!(config.on_leak, OnLeak::Kill | OnLeak::KillTree | OnLeak::Core);
     let pipeline = Pipeline::new(config, recorder, program_ended);
     let pipeline = Arc::new(pipeline.map_err(BackendError::doing("setting signals up"))?);
-    let severed = pipeline.judge_inherited();
-    if kills && !severed.is_empty() {
-        let status = 128 + libc::SIGKILL as u8;
-        say("PROGRAM was not started: it would have inherited a connection that leaks");
-        pipeline.finish(i32::from(status));
-        return Ok(status);
-    }
-    let command = Command { program, arguments, inherited, severed };
-    let status = match run_on(choice, &pipeline, &command, &plan) {
+    let mut command = Command { program, arguments, inherited, severed: Vec::new() };
+    let status = match run_on(choice, &pipeline, &mut command, &plan) {
         Ok(ended) => pipeline.exit_status(ended),
         Err(error) => complain(&error),
     };
@@ -99,7 +91,7 @@ fn plan(config: &Config) -> Plan {
 fn run_on(
     choice: BackendChoice,
     pipeline: &Arc<Pipeline>,
-    command: &Command,
+    command: &mut Command,
     plan: &Plan,
 ) -> Result<Ended, BackendError> {
     let name = match choice {
@@ -109,12 +101,22 @@ fn run_on(
     };
     let mut candidates =
         backends::all().into_iter().filter(|b| name.is_none_or(|name| b.name() == name)).peekable();
+    let kills = matches!(pipeline.on_leak(), OnLeak::Kill | OnLeak::KillTree | OnLeak::Core);
+    let mut first = true;
     let mut unavailable = BackendError::Unavailable("no backend works here: see `sockstrace doctor`".into());
     while let Some(backend) = candidates.next() {
         let capabilities = backend.capabilities();
         check(&*backend, capabilities, pipeline)?;
         let plan = Plan { observe_results: plan.observe_results && capabilities.observes_results, ..plan.clone() };
         pipeline.begin(backend.name(), plan.observe_results);
+        if first {
+            command.severed = pipeline.judge_inherited();
+            if kills && !command.severed.is_empty() {
+                say("PROGRAM was not started: it would have inherited a connection that leaks");
+                return Ok(Ended::Signaled(libc::SIGKILL));
+            }
+            first = false;
+        }
         let handler: Arc<dyn Handler> = Arc::<Pipeline>::clone(pipeline);
         match backend.run(command, &plan, handler) {
             Err(BackendError::Unavailable(why)) if name.is_none() => {

@@ -51,7 +51,7 @@ impl Pipeline {
                 errno: None,
                 verdict: if leaks { Judgement::Leak } else { Judgement::Allowed },
                 class: verdict.leak,
-                action: if severs { Action::Block } else { Action::Continue },
+                action: if leaks { self.config.on_leak.action() } else { Action::Continue },
                 reason: verdict.reason.clone(),
                 rule: verdict.rule.map(ToOwned::to_owned),
             };

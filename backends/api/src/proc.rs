@@ -40,8 +40,9 @@ pub struct Status {
 impl Status {
     /// Reads /proc/`tid`/status.
     pub fn of(tid: Pid) -> Result<Self, Errno> {
-        let text = fs::read_to_string(format!("/proc/{tid}/status")).map_err(|error| gone(&error))?;
-        Ok(Self::parse(&text))
+        // The name in it can be any bytes.
+        let text = fs::read(format!("/proc/{tid}/status")).map_err(|error| gone(&error))?;
+        Ok(Self::parse(&String::from_utf8_lossy(&text)))
     }
 
     fn parse(text: &str) -> Self {
@@ -132,8 +133,10 @@ pub struct Entry {
     pub pid: Pid,
     /// Its parent.
     pub parent: Pid,
-    /// Its state letter.
+    /// Its state letter: that of its first thread.
     pub state: u8,
+    /// How many threads it has.
+    pub threads: u32,
 }
 
 impl Entry {
@@ -145,13 +148,16 @@ impl Entry {
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?.bytes().next()?;
         let parent = fields.next()?.parse().ok()?;
-        Some(Self { pid, parent: Pid::from_raw(parent), state })
+        // state, ppid, then num_threads is field 20 of proc_pid_stat(5).
+        let threads = fields.nth(15)?.parse().ok()?;
+        Some(Self { pid, parent: Pid::from_raw(parent), state, threads })
     }
 
-    /// Whether it has ended (a zombie, or about to vanish).
+    /// Whether it has ended (a zombie, or about to vanish). A first thread that has ended may have left
+    /// others behind.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
 }
 
@@ -184,5 +190,6 @@ mod tests {
         let me = all_processes().into_iter().find(|entry| entry.pid == Pid::this()).unwrap();
         assert_eq!(me.parent, Pid::parent());
         assert!(!me.has_ended());
+        assert!((1..1000).contains(&me.threads));
     }
 }

@@ -69,7 +69,12 @@ mod tests {
 
     #[test]
     fn descendants_are_found_over_generations() {
-        let entry = |pid, parent, state| Entry { pid: Pid::from_raw(pid), parent: Pid::from_raw(parent), state };
+        let entry = |pid, parent, state| Entry {
+            pid: Pid::from_raw(pid),
+            parent: Pid::from_raw(parent),
+            state,
+            threads: 1,
+        };
         let all =
             [entry(30, 20, b'S'), entry(20, 10, b'Z'), entry(10, 1, b'S'), entry(40, 1, b'S'), entry(31, 30, b'Z')];
         assert_eq!(descendants_in(&all, Pid::from_raw(10)), [Pid::from_raw(30)]);

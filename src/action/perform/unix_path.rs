@@ -26,12 +26,21 @@ const MAX_LINKS: usize = 40;
 #[derive(Debug)]
 pub struct Found {
     handle: OwnedFd,
+    pid: i32,
 }
 
 impl Found {
-    /// Its path, as the supervisor sees it.
+    /// Its path, as the supervisor sees it. What is mounted for the tracee alone has no path of ours, and
+    /// is named by way of /proc/PID/root.
     pub fn path(&self) -> Result<OsString, Errno> {
-        readlink(self.own_path().as_str())
+        let path = readlink(self.own_path().as_str())?;
+        let ours = stat(path.as_os_str()).map(|stat| (stat.st_dev, stat.st_ino));
+        if ours == same_file(&self.handle) {
+            return Ok(path);
+        }
+        let mut theirs = OsString::from(format!("/proc/{}/root", self.pid));
+        theirs.push(path);
+        Ok(theirs)
     }
 
     /// A `sun_path` of ours that leads to this very file.
@@ -99,7 +108,7 @@ impl Origin {
             let parts: Vec<_> = components(target.as_bytes()).collect();
             parts.into_iter().rev().for_each(|part| pending.push_front(part));
         }
-        Ok(Found { handle: here })
+        Ok(Found { handle: here, pid: self.pid })
     }
 
     /// `/proc/self` and `/proc/thread-self` mean whoever looks: the tracee.
