@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use sockstrace_backend::{Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Who wants to know sockstrace's exit status as soon as PROGRAM has ended.
@@ -40,6 +40,8 @@ pub struct Pipeline {
     /// The tree is being killed: nothing is let through any more.
     ending: AtomicBool,
     seen: Mutex<Seen>,
+    /// The process that was seen last, so that it need not be looked up again.
+    last_seen: AtomicI32,
 }
 
 #[derive(Default)]
@@ -85,6 +87,7 @@ impl Pipeline {
             leaks: AtomicU64::new(0),
             ending: AtomicBool::new(false),
             seen: Mutex::default(),
+            last_seen: AtomicI32::new(0),
         })
     }
 
@@ -297,9 +300,10 @@ impl Scene<'_> {
         if verdict.is_leak() {
             pipeline.leaks.fetch_add(1, Ordering::SeqCst);
         }
-        let mut seen = pipeline.seen();
-        seen.processes.insert(self.tracee.pid().as_raw());
-        drop(seen);
+        let pid = self.tracee.pid().as_raw();
+        if pipeline.last_seen.swap(pid, Ordering::Relaxed) != pid {
+            pipeline.seen().processes.insert(pid);
+        }
         if !verdict.is_leak() && !pipeline.traces_all() {
             return;
         }

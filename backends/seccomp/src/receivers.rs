@@ -12,6 +12,7 @@ use sockstrace_backend::remote::{Remote, RemoteCache};
 use sockstrace_backend::{
     Abi, BackendError, Handler, InterceptedCall, MemoryError, Outcome, Patience, Reply, Syscall, Tracee,
 };
+use std::cell::{Ref, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -163,67 +164,67 @@ fn intercepted(notification: &Notification) -> Option<InterceptedCall> {
 struct Waiting<'s> {
     shared: &'s Shared,
     id: u64,
-    tid: Pid,
-    pid: Pid,
+    remote: RefCell<Arc<Remote>>,
     patience: Patience,
 }
 
 impl<'s> Waiting<'s> {
     fn new(shared: &'s Shared, notification: &Notification, patience: Patience) -> Result<Self, Errno> {
-        let tid = Pid::from_raw(notification.tid);
         if notification.tid <= 0 {
             return Err(Errno::ESRCH);
         }
-        let pid = shared.remotes.get(tid)?.pid();
-        Ok(Self { shared, id: notification.id, tid, pid, patience })
+        let remote = RefCell::new(shared.remotes.get(Pid::from_raw(notification.tid))?);
+        Ok(Self { shared, id: notification.id, remote, patience })
     }
 
-    fn remote(&self) -> Result<Arc<Remote>, Errno> {
-        self.shared.remotes.get(self.tid)
+    fn remote(&self) -> Ref<'_, Arc<Remote>> {
+        self.remote.borrow()
+    }
+
+    /// Whether the memory may be touched: at once only where that can't block.
+    fn may_touch(&self, address: u64, length: usize) -> Result<(), MemoryError> {
+        let waits = self.patience == Patience::AtOnce && !self.remote().is_resident(address, length);
+        if waits { Err(MemoryError::WouldBlock) } else { Ok(()) }
     }
 }
 
 impl Tracee for Waiting<'_> {
     fn tid(&self) -> Pid {
-        self.tid
+        self.remote().tid()
     }
 
     fn pid(&self) -> Pid {
-        self.pid
+        self.remote().pid()
     }
 
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, MemoryError> {
-        let remote = self.remote().map_err(|_| MemoryError::Gone)?;
-        if self.patience == Patience::AtOnce && !remote.is_resident(address, buffer.len()) {
-            return Err(MemoryError::WouldBlock);
-        }
-        remote.read(address, buffer)
+        self.may_touch(address, buffer.len())?;
+        self.remote().read(address, buffer)
     }
 
     fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
-        let remote = self.remote().map_err(|_| MemoryError::Gone)?;
-        if self.patience == Patience::AtOnce && !remote.is_resident(address, data.len()) {
-            return Err(MemoryError::WouldBlock);
-        }
+        self.may_touch(address, data.len())?;
         // Between our last look and now the thread may have been killed and its number reused.
         if !self.is_waiting() {
             return Err(MemoryError::Gone);
         }
-        remote.write(address, data)
+        self.remote().write(address, data)
     }
 
     fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno> {
-        match self.remote()?.duplicate(fd) {
-            // The cache held a thread of this number that has ended since.
-            Err(Errno::ESRCH) => {
-                let remote = self.shared.remotes.renew(self.tid)?;
-                if !self.is_waiting() {
-                    return Err(Errno::ESRCH);
-                }
-                remote.duplicate(fd)
-            }
-            other => other,
+        let result = self.remote().duplicate(fd);
+        if result.as_ref().err() != Some(&Errno::ESRCH) {
+            return result;
         }
+        // The cache held a thread of this number that has ended since.
+        let tid = self.tid();
+        let remote = self.shared.remotes.renew(tid)?;
+        if !self.is_waiting() {
+            return Err(Errno::ESRCH);
+        }
+        let result = remote.duplicate(fd);
+        self.remote.replace(remote);
+        result
     }
 
     fn is_waiting(&self) -> bool {
