@@ -19,23 +19,29 @@ const ALL_JUDGED: &[&str] = &[
     "--allow=0.0.0.0/0",
     "--allow=::/0",
     "--unix=leak",
-    "--allow=unix:*",
+    "--allow=unix:**",
+    "--allow=unix:@**",
     "--incoming=block",
     "--allow-incoming=0.0.0.0/0",
     "--allow-incoming=::/0",
 ];
 /// What signal cases use besides the proxy: a listener whose queue is full, and an own one.
 const OWN_LISTENERS: &[&str] = &["--allow=203.0.113.9"];
-const UNIX_JUDGED: &[&str] = &["--unix=leak", "--allow=unix:*"];
+const UNIX_JUDGED: &[&str] = &["--unix=leak", "--allow=unix:**", "--allow=unix:@**"];
 
 #[test]
 fn arguments() {
     with_privilege("arguments", || {
         let mut cases = Vec::new();
-        for name in ["lengths", "families", "descriptors", "messages", "vectors", "sockets"] {
-            for options in [ALL_ALLOWED, ALL_JUDGED] {
+        for options in [ALL_ALLOWED, ALL_JUDGED] {
+            for name in ["lengths", "descriptors", "messages", "vectors"] {
                 cases.push(Case::new(name).options(options));
                 cases.push(Case::new(name).options(options).narrow());
+            }
+            // Families and types that nobody can judge.
+            for name in ["families", "sockets"] {
+                cases.push(Case::new(name).options(options).other_refusal());
+                cases.push(Case::new(name).options(options).other_refusal().narrow());
             }
         }
         cases.push(Case::new("socketcalls").options(ALL_ALLOWED).narrow());
@@ -97,7 +103,12 @@ fn signals() {
         cases.push(Case::new("flood").leaks());
         cases.push(Case::new("unix-queue"));
         cases.push(Case::new("unix-queue").options(UNIX_JUDGED));
-        cases.push(Case::new("broken-pipe").options(&["--allow=203.0.113.9", "--unix=leak", "--allow=unix:*"]));
+        cases.push(Case::new("broken-pipe").options(&[
+            "--allow=203.0.113.9",
+            "--unix=leak",
+            "--allow=unix:**",
+            "--allow=unix:@**",
+        ]));
         run_cases(&cases);
     });
 }

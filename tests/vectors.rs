@@ -18,8 +18,8 @@ mod support;
 #[path = "vectors/table.rs"]
 mod table;
 
-use check::{Mode, check, is_available, skipped};
-use support::cases::{run_all, with_privilege};
+use check::{Mode, USER_NAMESPACE, check, is_available, skipped};
+use support::cases::{root_is_alone, run_all, with_privilege};
 
 /// What kernels may lack: rows that need it are skipped there, and named. All else must be there.
 const OPTIONAL: &[&str] = &[
@@ -35,10 +35,14 @@ const OPTIONAL: &[&str] = &[
     "probe-tun",
     "probe-rthdr",
     "probe-no-x32",
+    "probe-nobody",
 ];
 
 fn table(test: &str, mode: Mode, user: Option<u32>) {
     with_privilege(test, || {
+        if user.is_some() && root_is_alone() {
+            return println!("skipped: in a user namespace of the tests there is no other user");
+        }
         let rows: Vec<_> = rows::rows()
             .into_iter()
             .filter(|row| row.needs.is_none_or(is_available) && (user.is_none() || !row.root))
@@ -108,4 +112,29 @@ fn ptrace_block_unprivileged() {
 #[test]
 fn seccomp_kill_tree_unprivileged() {
     table("seccomp_kill_tree_unprivileged", Mode::KillTree("seccomp"), Some(ORDINARY));
+}
+
+/// In a user namespace of sockstrace's making nobody is out of reach.
+fn in_user_namespace(test: &str, mode: Mode) {
+    with_privilege(test, || {
+        if root_is_alone() {
+            return println!("skipped: in a user namespace of the tests there is no other user");
+        }
+        let rows: Vec<_> = rows::rows()
+            .into_iter()
+            .filter(|row| !row.root && row.options.is_empty() && row.needs.is_none_or(is_available))
+            .map(|row| row.options(&[USER_NAMESPACE]))
+            .collect();
+        run_all(&rows, table::Vector::name, |row| check(row, mode, Some(ORDINARY)));
+    });
+}
+
+#[test]
+fn seccomp_block_in_user_namespace() {
+    in_user_namespace("seccomp_block_in_user_namespace", Mode::Block("seccomp"));
+}
+
+#[test]
+fn ptrace_block_in_user_namespace() {
+    in_user_namespace("ptrace_block_in_user_namespace", Mode::Block("ptrace"));
 }

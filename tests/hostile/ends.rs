@@ -183,15 +183,17 @@ fn background_returns_at_once() {
     });
 }
 
-/// Whatever ends sockstrace ends the tree's network: threads, daemons, calls under way.
+/// Whatever ends sockstrace ends the tree's network: threads, daemons, calls under way. Signals that it
+/// hands on to PROGRAM don't end it: then it goes on judging what is left.
 #[test]
 fn sudden_end_of_sockstrace() {
-    let signals = [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGSEGV];
+    let fatal = [libc::SIGKILL, libc::SIGABRT];
+    let handed_on = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+    let blocked = fatal.iter().chain(&handed_on).map(|signal| (*signal, "block"));
+    let ways: Vec<_> = blocked.chain(fatal.iter().map(|signal| (*signal, "log"))).collect();
     let all: Vec<_> = BACKENDS
         .iter()
-        .flat_map(|backend| {
-            signals.iter().flat_map(move |signal| ["block", "log"].map(|action| (*backend, *signal, action)))
-        })
+        .flat_map(|backend| ways.iter().map(move |(signal, action)| (*backend, *signal, *action)))
         .collect();
     with_privilege("ends::sudden_end_of_sockstrace", || {
         run_all(

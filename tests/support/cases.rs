@@ -46,6 +46,11 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or("panicked").to_owned()
 }
 
+/// Whether the tests run in a user namespace in which only root exists.
+pub fn root_is_alone() -> bool {
+    std::env::var_os("SOCKSTRACE_TEST_USERNS").is_some()
+}
+
 /// Runs a test that needs a network namespace. Where the user may not make one, the test binary runs the
 /// test once more in a user namespace, as `unshare --map-root-user` gives it.
 pub fn with_privilege(test: &str, body: impl FnOnce()) {
@@ -55,6 +60,7 @@ pub fn with_privilege(test: &str, body: impl FnOnce()) {
     }
     let exe = std::env::current_exe().unwrap();
     let mut again = Command::new("unshare");
+    again.env("SOCKSTRACE_TEST_USERNS", "1");
     again.args(["--map-root-user", "--net", "--"]).arg(exe);
     let status = again.args(["--exact", test, "--nocapture", "--test-threads=1"]).status();
     assert!(status.is_ok_and(|status| status.success()), "{test} failed in a user namespace");

@@ -1,7 +1,7 @@
 //! A network namespace of the calling thread's own, with foreign addresses that exist, a proxy, and
 //! witnesses that see whatever arrives. No packet ever leaves it.
 
-use super::capture::{Capture, Packet};
+use super::capture::{Capture, Packet, widen_buffer};
 use super::{ALLOWED_PORT, FOREIGN4, FOREIGN6, PORT, PROXY_PORT, PROXY4, PROXY6};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Interfaces and addresses. veth0 is the interface that isn't loopback; what it sends comes in at veth1.
 const INTERFACES: &str = "\
@@ -38,7 +38,6 @@ route add 224.0.0.0/4 dev veth0
 ";
 
 const SETTINGS: &[(&str, &str)] = &[
-    ("net/ipv4/ping_group_range", "0 2147483647"),
     // Client and server, data in the SYN without a cookie on both sides.
     ("net/ipv4/tcp_fastopen", "1543"),
     ("net/ipv4/tcp_syncookies", "0"),
@@ -117,6 +116,9 @@ impl fmt::Debug for Truth {
     }
 }
 
+/// Tells directories of one test binary apart.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 impl Stage {
     /// Takes the calling thread into a new network namespace. Threads and processes that it starts from
     /// now on are in it too.
@@ -131,10 +133,12 @@ impl Stage {
             Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().expect("iproute2 is needed");
         ip.stdin.take().unwrap().write_all(INTERFACES.as_bytes()).unwrap();
         assert!(ip.wait().unwrap().success(), "ip -batch failed");
+        // In a user namespace only groups that exist there can be named.
+        let ping_groups = "/proc/sys/net/ipv4/ping_group_range";
+        fs::write(ping_groups, "0 2147483647").or_else(|_| fs::write(ping_groups, "0 0")).unwrap();
         for (name, value) in SETTINGS {
             fs::write(Path::new("/proc/sys").join(name), value).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let dir = format!("/tmp/sst-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
@@ -153,8 +157,27 @@ impl Stage {
             servers: Vec::new(),
             stop: Arc::default(),
         };
+        stage.wait_for_ipv6();
         stage.truth();
         stage
+    }
+
+    /// The kernel inserts an IPv6 address's local route by a worker, a moment after the address can be
+    /// bound to (`addrconf_dad_work`, even with nodad): what is sent before is lost.
+    fn wait_for_ipv6(&self) {
+        let link = format!("fe80::5%{}", interface_index("veth0"));
+        let receivers =
+            [(&self.udp[0], FOREIGN6, PORT), (&self.udp[0], &link, PORT), (&self.allowed[1], PROXY6, ALLOWED_PORT)];
+        for (receiver, ip, port) in receivers {
+            let start = Instant::now();
+            let mut buffer = [0; 8];
+            while receiver.recv(&mut buffer).is_err() {
+                assert!(start.elapsed() < Duration::from_secs(5), "IPv6 does not come up: {ip}");
+                let probe = UdpSocket::bind("[::]:0").unwrap();
+                let _ = probe.send_to(b"probe", format!("[{ip}]:{port}").parse::<SocketAddr>().unwrap());
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
     }
 
     /// Adds UNIX sockets to the directory: see `tests/programs/vectors/unix.c`.
@@ -188,11 +211,11 @@ impl Stage {
         self.unix = Some(UnixWitnesses { leak, leak_dgram, _ok: ok, ok_dgram });
     }
 
-    /// Accepts connections to the proxies from now on (until then they wait in a queue of 4,096, which
-    /// suffices for most tests).
+    /// Accepts connections from now on (until then they wait in queues of 4,096, which suffices for most
+    /// tests). Of connections to the witnesses, the truth then shows the packets alone.
     pub fn serve(&mut self) {
         let stop = Arc::new(AtomicBool::new(false));
-        for listener in &self.proxies {
+        for listener in self.proxies.iter().chain(&self.tcp) {
             let (listener, stopping) = (listener.try_clone().unwrap(), Arc::clone(&stop));
             self.servers.push(thread::spawn(move || {
                 // Clients may send: the latest connections stay open.
@@ -254,14 +277,14 @@ impl Stage {
     }
 
     /// A UDP socket connected to the witness.
-    pub fn connect_udp(&self) -> UdpSocket {
+    pub fn connect_udp() -> UdpSocket {
         let socket = UdpSocket::bind((FOREIGN4, 0)).unwrap();
         socket.connect((FOREIGN4, PORT)).unwrap();
         socket
     }
 
     /// A listening socket on every address, for the program to inherit.
-    pub fn listener(&self) -> TcpListener {
+    pub fn listener() -> TcpListener {
         TcpListener::bind(("0.0.0.0", super::LISTEN_PORT)).unwrap()
     }
 
@@ -301,6 +324,12 @@ fn listen(address: &str) -> TcpListener {
     listener
 }
 
+fn interface_index(name: &str) -> u32 {
+    let name = std::ffi::CString::new(name).unwrap();
+    // SAFETY: the name is a C string.
+    unsafe { libc::if_nametoindex(name.as_ptr()) }
+}
+
 /// A longer queue of connections that nobody accepted yet.
 fn widen(listener: i32) {
     // SAFETY: no memory is involved.
@@ -310,19 +339,7 @@ fn widen(listener: i32) {
 fn receive(address: &str) -> UdpSocket {
     let socket = UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
     socket.set_nonblocking(true).unwrap();
-    let bytes: i32 = 64 << 20;
-    // SAFETY: the option is an int.
-    let set = unsafe {
-        let size = size_of::<i32>() as libc::socklen_t;
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUFFORCE,
-            (&raw const bytes).cast(),
-            size,
-        )
-    };
-    assert_eq!(set, 0, "SO_RCVBUFFORCE: {}", Error::last_os_error());
+    widen_buffer(socket.as_raw_fd(), 64 << 20);
     socket
 }
 

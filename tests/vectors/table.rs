@@ -125,6 +125,9 @@ pub enum Exception {
     Hopeless(&'static str, &'static str),
     /// Under kill-tree the status may be PROGRAM's own outcome.
     ProgramHasEnded(&'static str),
+    /// For an ordinary user's sockstrace without `--user-namespace` the process is out of reach: it is
+    /// refused, and reported without an address.
+    OutOfReach,
     /// Refused as a whole, the guest may end in any way.
     AnyStatus(&'static str),
 }

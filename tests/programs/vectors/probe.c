@@ -32,6 +32,8 @@ static int uring(char **args)
     return syscall(SYS_io_uring_setup, 1, params) < 0 ? refused("io_uring_setup") : 0;
 }
 
+/* In a user namespace that maps root alone nobody else can be. */
+static int nobody(char **args) { (void)args; return setgid(65534) != 0 || setuid(65534) != 0 ? refused("setuid") : 0; }
 static int any_program(char **args) { (void)args; return 0; /* that this runs is the proof */ }
 
 const struct vector probe_vectors[] = {
@@ -46,6 +48,7 @@ const struct vector probe_vectors[] = {
     {"probe-tun", tun},
     {"probe-rthdr", rthdr},
     {"probe-uring", uring},
+    {"probe-nobody", nobody},
     {"probe-i386", any_program},
     {NULL, NULL},
 };
