@@ -213,11 +213,7 @@ fn compare(guest: &Guest, tid: Pid) -> Stack {
     let (stack, _) = guest.trace(tid, Limits { frames: 5000, ..Limits::default() });
     assert_eq!(stack.truncated, None, "{stack:#?}");
     let (ours, gdbs) = (lines(&stack), guest.gdb(tid));
-    let show = |lines: &[Line]| {
-        lines
-            .iter()
-            .fold(String::new(), |text, line| text + &format!("  {line:?}\n"))
-    };
+    let show = |lines: &[Line]| lines.iter().fold(String::new(), |text, line| text + &format!("  {line:?}\n"));
     assert!(same(&ours, &gdbs), "ours:\n{}gdb's:\n{}", show(&ours), show(&gdbs));
     assert!(stack.frames.iter().all(|frame| frame.how == How::Cfi), "{stack:#?}");
     stack
@@ -225,7 +221,7 @@ fn compare(guest: &Guest, tid: Pid) -> Stack {
 
 #[track_caller]
 fn flavours(source: &str, arguments: &[&str], all: &[&str]) {
-    let compiler = if source.ends_with(".cpp") { "g++" } else { "gcc" };
+    let compiler = if source == "classes.cpp" { "g++" } else { "gcc" };
     for flags in all {
         let folder = Folder::new();
         let Some(program) = folder.compile(compiler, source, flags) else {
@@ -264,7 +260,9 @@ fn chains_of_calls() {
 
 #[test]
 fn classes() {
-    flavours("classes.cpp", &[], &FLAVOURS[..8]);
+    // Not with -flto, where gdb calls the lambda by the function around it.
+    let all: Vec<_> = FLAVOURS.iter().copied().filter(|flags| !flags.contains("-flto")).collect();
+    flavours("classes.cpp", &[], &all);
 }
 
 #[test]
@@ -286,9 +284,9 @@ fn calls_that_never_return() {
 #[test]
 fn coroutines() {
     // gdb takes what lies above the coroutine's start for another frame.
-    for flags in ["-g -O0", "-g -O2", "-g -O2 -static-pie", "-g -O2 -m32"] {
+    for flags in ["-g -O0", "-g -O2", "-g -O2 -static-pie"] {
         let folder = Folder::new();
-        let Some(program) = folder.compile("gcc", "context.c", flags) else { continue };
+        let program = folder.compile("gcc", "context.c", flags).unwrap();
         let guest = Guest::start(&program, &[]);
         let (stack, _) = guest.trace(guest.pid(), Limits::default());
         let (ours, gdbs) = (lines(&stack), guest.gdb(guest.pid()));

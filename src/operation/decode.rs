@@ -12,6 +12,9 @@ use sockstrace_backend::{Abi, InterceptedCall, Syscall, Tracee};
 /// `UIO_MAXIOV` (include/uapi/linux/uio.h): vectors of a message, and messages of a sendmmsg.
 pub const MAX_VECTORS: u64 = 1024;
 
+/// `MSG_CMSG_COMPAT` (include/linux/socket.h)
+pub const MSG_CMSG_COMPAT: i32 = i32::MIN;
+
 /// More control data than this is refused as the kernel refuses what exceeds `net.core.optmem_max`.
 const MAX_CONTROL: u64 = 1 << 20;
 
@@ -183,6 +186,10 @@ pub fn message_at(
     address: u64,
     flags: i32,
 ) -> Result<Result<Message, Errno>, Unreadable> {
+    // The flag is the kernel's own, for 32-bit callers; from 64-bit ones it is refused.
+    if abi != Abi::I386 && flags & MSG_CMSG_COMPAT != 0 {
+        return Ok(Err(Errno::EINVAL));
+    }
     let read = layout::message_header(tracee, abi, address).and_then(|header| {
         Ok(match name_of(tracee, &header)? {
             Err(errno) => Err(errno),
@@ -193,7 +200,7 @@ pub fn message_at(
                 if vectors.iter().any(|vector| vector.length > limit) {
                     return Ok(Err(Errno::EINVAL));
                 }
-                control_of(tracee, &header)?.map(|control| Message {
+                control_of(tracee, abi, &header)?.map(|control| Message {
                     name,
                     payload: Payload::Many(vectors),
                     control,
@@ -211,8 +218,8 @@ pub fn message_at(
 
 fn name_of(tracee: &dyn Tracee, header: &MessageHeader) -> Result<Result<Option<Sockaddr>, Errno>, Unreadable> {
     match (header.name, header.name_length) {
-        (_, ..0) => Ok(Err(Errno::EINVAL)),
         (0, _) | (_, 0) => Ok(Ok(None)),
+        (_, ..0) => Ok(Err(Errno::EINVAL)),
         // Unlike connect and sendto, sendmsg cuts what is too long.
         (name, length) => {
             let cut = usize::try_from(length).unwrap_or(0).min(STORAGE_BYTES);
@@ -221,16 +228,31 @@ fn name_of(tracee: &dyn Tracee, header: &MessageHeader) -> Result<Result<Option<
     }
 }
 
-fn control_of(tracee: &dyn Tracee, header: &MessageHeader) -> Result<Result<Vec<u8>, Errno>, Unreadable> {
+fn control_of(tracee: &dyn Tracee, abi: Abi, header: &MessageHeader) -> Result<Result<Vec<u8>, Errno>, Unreadable> {
+    if header.control_length == 0 {
+        return Ok(Ok(Vec::new()));
+    }
+    // `cmsghdr_from_user_compat_to_kern` (net/compat.c) walks the headers first, and wants one.
+    if abi == Abi::I386 && !has_compat_control(tracee, header)? {
+        return Ok(Err(Errno::EINVAL));
+    }
     if header.control_length > MAX_CONTROL {
         return Ok(Err(Errno::ENOBUFS));
-    }
-    if header.control == 0 || header.control_length == 0 {
-        return Ok(Ok(Vec::new()));
     }
     let mut control = vec![0; header.control_length as usize];
     copy(tracee, header.control, &mut control)?;
     Ok(Ok(control))
+}
+
+/// Whether the first 32-bit control message has a length that can be.
+fn has_compat_control(tracee: &dyn Tracee, header: &MessageHeader) -> Result<bool, Unreadable> {
+    const HEADER: u64 = 12; // struct compat_cmsghdr
+    if header.control == 0 || header.control_length < HEADER {
+        return Ok(false);
+    }
+    let mut length = [0; 4];
+    copy(tracee, header.control, &mut length)?;
+    Ok((HEADER..=header.control_length).contains(&u64::from(u32::from_ne_bytes(length))))
 }
 
 /// Whether control messages send a packet by another way: IP source routing (`IP_RETOPTS`, ip(7)) or an

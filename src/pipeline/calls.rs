@@ -59,9 +59,8 @@ impl Scene<'_> {
             Err(refused) => return Ok(refused),
         };
         let subject = subject(call, &socket);
-        if let Address::Unix(UnixAddress::Path(_) | UnixAddress::Abstract(_)) = address.address()
-            && socket.kind.family == Family::UNIX
-        {
+        let named = matches!(address.address(), Address::Unix(UnixAddress::Path(_) | UnixAddress::Abstract(_)));
+        if named && heeds_path(&socket.kind, &address) {
             return Ok(self.connect_unix(subject, &socket, &address));
         }
         let operation = Operation::Connect { destination: address.address() };
@@ -74,7 +73,7 @@ impl Scene<'_> {
     }
 
     fn connect_unix(&self, subject: Subject<'_>, socket: &Socket, address: &Sockaddr) -> Outcome {
-        let found = match self.find(address) {
+        let found = match self.find(&socket.kind, address) {
             Ok(found) => found,
             Err(errno) => return self.path_fails(subject, address, errno),
         };
@@ -97,13 +96,20 @@ impl Scene<'_> {
     }
 
     /// The socket file behind a path, where paths are judged.
-    fn find(&self, address: &Sockaddr) -> Result<Option<Found>, Errno> {
+    fn find(&self, kind: &SocketKind, address: &Sockaddr) -> Result<Option<Found>, Errno> {
         match address.address() {
-            Address::Unix(UnixAddress::Path(_)) if self.pipeline.config.policy.judges_unix() => {
+            Address::Unix(UnixAddress::Path(_))
+                if heeds_path(kind, address) && self.pipeline.config.policy.judges_unix() =>
+            {
                 if self.patience == Patience::AtOnce { Err(Errno::EAGAIN) } else { self.walk(address) }
             }
             _ => Ok(None),
         }
+    }
+
+    /// [`Scene::find`] for an address given with a message, which datagram sockets alone heed.
+    fn find_named(&self, kind: &SocketKind, name: &Sockaddr) -> Result<Option<Found>, Errno> {
+        if kind.kind == SocketType::DGRAM { self.find(kind, name) } else { Ok(None) }
     }
 
     fn walk(&self, address: &Sockaddr) -> Result<Option<Found>, Errno> {
@@ -214,7 +220,7 @@ impl Scene<'_> {
                 Err(unreadable) => return self.unreadable(subject, unreadable),
             }
         }
-        let found = match message.name.as_ref().map(|name| self.find(name)).transpose() {
+        let found = match message.name.as_ref().map(|name| self.find_named(&socket.kind, name)).transpose() {
             Ok(found) => found.flatten(),
             Err(errno) => {
                 let name = message.name.unwrap_or(Sockaddr::from_bytes(&[]));
@@ -248,9 +254,7 @@ impl Scene<'_> {
         if local && found.is_none() && whole == Whole::Yes && is_alone(self.tracee) {
             return CONTINUE;
         }
-        let names_path =
-            matches!(message.name.map(|name| name.address()), Some(Address::Unix(UnixAddress::Path(_))));
-        if found.is_none() && names_path && socket.kind.family == Family::UNIX {
+        if found.is_none() && message.name.is_some_and(|name| names_path(&socket.kind, &name)) {
             if self.patience == Patience::AtOnce {
                 return Outcome::NeedsPatience;
             }
@@ -280,6 +284,10 @@ impl Scene<'_> {
     }
 
     fn bind(&self, call: &Arguments) -> Result<Outcome, Unreadable> {
+        // `__sys_bind` looks at the socket before the address.
+        if let Err(refused) = self.socket_of(call) {
+            return Ok(refused);
+        }
         let (socket, address) = match self.socket_and_address(call)? {
             Ok(both) => both,
             Err(refused) => return Ok(refused),
@@ -288,6 +296,10 @@ impl Scene<'_> {
             // `__inet_bind` takes AF_UNSPEC for AF_INET.
             Address::Unspecified if socket.kind.family == Family::INET => {
                 Address::parse_as_inet(address.as_bytes())
+            }
+            // Neither takes an address of another family.
+            other if socket.kind.is_internet() && !matches!(other, Address::Internet(_)) => {
+                Address::Malformed(other.family())
             }
             address => address,
         };
@@ -361,10 +373,17 @@ impl Scene<'_> {
             Err(_) => return Ok(self.kernel_refuses(subject, Errno::EINVAL)),
         };
         let mut value = vec![0; length];
-        layout::copy(self.tracee, call.arg(3), &mut value)?;
+        let read = layout::copy(self.tracee, call.arg(3), &mut value);
+        if read == Err(Unreadable::Fault) && !self.only_logs() {
+            // Level, name and length are looked at first.
+            return Ok(self.performer().set_unreadable_option(&socket, level, name, call.int(4)));
+        }
+        read?;
         let value = option::native(level, name, value, call.abi);
         let perform = || self.performer().set_option(&socket, level, name, &value);
-        Ok(match option::meaning(level, name, &value) {
+        // An IPv4 socket has no IPv6 options.
+        let applies = (level, socket.kind.family) != (libc::IPPROTO_IPV6, Family::INET);
+        Ok(match option::meaning(level, name, &value).filter(|_| applies) {
             Some(operation) => self.decide(subject, &operation, perform),
             // Options that redirect nothing, or are taken back.
             None if self.only_logs() => CONTINUE,
@@ -420,6 +439,19 @@ fn destination(address: &Sockaddr, found: Option<&Found>) -> Address {
     }
 }
 
+/// Whether the kernel looks a UNIX address up for such a socket: `unix_validate_addr` (net/unix/af_unix.c).
+fn heeds_path(kind: &SocketKind, address: &Sockaddr) -> bool {
+    const LONGEST: usize = size_of::<libc::sockaddr_un>();
+    kind.family == Family::UNIX && address.as_bytes().len() <= LONGEST
+}
+
+/// Whether a message's address is a path that is looked up.
+fn names_path(kind: &SocketKind, name: &Sockaddr) -> bool {
+    kind.kind == SocketType::DGRAM
+        && heeds_path(kind, name)
+        && matches!(name.address(), Address::Unix(UnixAddress::Path(_)))
+}
+
 /// What the kernel makes of an address given with a message.
 fn named_destination(kind: &SocketKind, name: &Sockaddr, flags: i32, found: Option<&Found>) -> Option<Address> {
     // TCP heeds it with MSG_FASTOPEN alone (`tcp_sendmsg_locked`, `mptcp_sendmsg_fastopen`).
@@ -427,6 +459,8 @@ fn named_destination(kind: &SocketKind, name: &Sockaddr, flags: i32, found: Opti
         matches!((kind.family, kind.kind), (Family::INET | Family::INET6 | Family::SMC, SocketType::STREAM))
             && matches!(kind.protocol, 0 | libc::IPPROTO_TCP | libc::IPPROTO_MPTCP)
             && flags & libc::MSG_FASTOPEN == 0;
+    // Streams refuse it, sequenced packets ignore it (`unix_stream_sendmsg`, `unix_seqpacket_sendmsg`).
+    let ignores = ignores || (kind.family == Family::UNIX && kind.kind != SocketType::DGRAM);
     match (name.address(), kind.family) {
         _ if ignores => None,
         // `udp_sendmsg` and `raw_sendmsg` take AF_UNSPEC for AF_INET, `udpv6_sendmsg` for no address.

@@ -218,8 +218,8 @@ fn firefox(setting: &Setting) -> Vec<String> {
         u8::from(setting.proxied)
     );
     if setting.proxied {
-        preferences += &format!(
-            "user_pref('network.proxy.socks', '{PROXY}');\n\
+        preferences = format!(
+            "{preferences}user_pref('network.proxy.socks', '{PROXY}');\n\
              user_pref('network.proxy.socks_port', 9050);\n\
              user_pref('network.proxy.socks_version', 5);\n\
              user_pref('network.proxy.socks_remote_dns', true);\n\

@@ -52,6 +52,11 @@ pub struct World {
     _names_of_its_own: NameService,
 }
 
+fn unique() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl World {
     /// Takes the calling thread into a new network and mount namespace, and everything that it starts.
     ///
@@ -61,9 +66,7 @@ impl World {
         // SAFETY: no memory is involved; both namespaces are a thread's own (its working directory too).
         let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) };
         assert_eq!(unshared, 0, "namespaces need root: {}", Error::last_os_error());
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = PathBuf::from(format!("/tmp/ssr-{}-{number}", std::process::id()));
+        let dir = PathBuf::from(format!("/tmp/ssr-{}-{}", std::process::id(), unique()));
         fs::create_dir(&dir).unwrap();
         for arguments in [
             "link set lo up".to_owned(),
@@ -76,7 +79,7 @@ impl World {
         }
         let names_of_its_own = NameService::new(&dir);
         let requests = Arc::default();
-        serve(WEB, 80, &requests, |stream, requests| web(stream, requests));
+        serve(WEB, 80, &requests, web);
         serve(PROXY, 8080, &requests, |stream, _| http_proxy(stream));
         let names = UdpSocket::bind((NAMES, 53)).unwrap();
         names.set_nonblocking(true).unwrap();
@@ -95,8 +98,7 @@ impl World {
 
     /// A new directory for a run, the user's own, that serves as its home too.
     pub fn home(&self, user: u32) -> PathBuf {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let home = self.dir.join(format!("home{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let home = self.dir.join(format!("home{}", unique()));
         fs::create_dir(&home).unwrap();
         std::os::unix::fs::chown(&home, Some(user), Some(user)).unwrap();
         home
@@ -104,6 +106,7 @@ impl World {
 
     /// A run in `home` as `user`: under a backend with microsocks and the HTTP proxy as its proxies, or
     /// natively.
+    #[allow(clippy::unused_self, reason = "it is this world that the run is in")]
     pub fn run(&self, backend: Option<&str>, user: u32, home: &Path) -> Run {
         let run = Run::maybe(backend, home)
             .args([format!("--proxy=socks5://{PROXY}:9050"), format!("--proxy=http://{PROXY}:8080")])
@@ -286,7 +289,7 @@ fn http_proxy(mut stream: TcpStream) -> Option<()> {
         let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
         upstream = TcpStream::connect(address).ok()?;
         let kept = headers.iter().filter(|line| !line.starts_with("connection:") && !line.starts_with("proxy-"));
-        let headers: String = kept.map(|line| format!("{line}\r\n")).collect();
+        let headers = kept.fold(String::new(), |text, line| text + line + "\r\n");
         let request = format!("{method} /{path} HTTP/1.1\r\nVia: 1.1 test\r\nConnection: close\r\n{headers}\r\n");
         upstream.write_all(request.as_bytes()).ok()?;
     }

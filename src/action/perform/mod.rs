@@ -83,7 +83,8 @@ impl Performer<'_> {
         // Only connections wait for an answer; a datagram socket just notes its peer.
         let may_block = !matches!(socket.kind.kind, SocketType::DGRAM | SocketType::RAW);
         if may_block && !sys::is_nonblocking(socket.fd()) {
-            if self.patience == Patience::AtOnce {
+            // What is begun and called again tells a timeout by another errno.
+            if self.patience == Patience::AtOnce && !sys::has_send_timeout(socket.fd()) {
                 // A connection that was begun goes on when connect is called again (`SS_CONNECTING`).
                 let begun = self.watcher.briefly(|| sys::connect(socket.fd(), address.as_bytes()));
                 return begun.map_or(Outcome::NeedsPatience, finished);
@@ -147,6 +148,11 @@ impl Performer<'_> {
     /// setsockopt(2)
     pub fn set_option(&self, socket: &Socket, level: i32, name: i32, value: &[u8]) -> Performed {
         finished(identity::as_tracee(self.tracee, || sys::set_option(socket.fd(), level, name, value)))
+    }
+
+    /// setsockopt(2) with a value that can't be read.
+    pub fn set_unreadable_option(&self, socket: &Socket, level: i32, name: i32, length: i32) -> Performed {
+        finished(sys::set_unreadable_option(socket.fd(), level, name, length))
     }
 
     /// Performs what may block. Signals for the tracee interrupt it as they would interrupt the tracee.

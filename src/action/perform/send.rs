@@ -4,14 +4,14 @@ use super::unix_path::Found;
 use super::{Performed, Performer, Socket, failed, returned, sys};
 use crate::action::identity;
 use crate::action::interrupt::Broken;
-use crate::operation::decode::{Message, Payload};
-use crate::operation::layout::{ControlBuilder, Unreadable, control_messages, copy, number};
+use crate::operation::decode::{MSG_CMSG_COMPAT, Message, Payload};
+use crate::operation::layout::{ControlBuilder, Unreadable, control_messages, number};
 use crate::operation::{Family, SocketType};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::unistd::{Pid, getegid, geteuid};
 use sockstrace_backend::proc::Status;
-use sockstrace_backend::{Abi, Outcome, Patience, Tracee};
+use sockstrace_backend::{Abi, MemoryError, Outcome, Patience, Tracee};
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -160,7 +160,8 @@ impl Sender<'_> {
             return failed(Errno::EMSGSIZE);
         }
         let payload = match self.copied(0, length) {
-            Ok(payload) => payload,
+            Ok((payload, copied)) if copied as u64 == length => payload,
+            Ok(_) => return self.faulty(length),
             Err(unreadable) => return refused(unreadable),
         };
         match self.once(&payload, libc::MSG_DONTWAIT) {
@@ -178,22 +179,27 @@ impl Sender<'_> {
         let mut sent = 0_u64;
         loop {
             let wanted = total.saturating_sub(sent).min(CHUNK);
-            let chunk = match self.copied(sent, wanted) {
-                Ok(chunk) => chunk,
+            let (chunk, copied) = match self.copied(sent, wanted) {
+                Ok(copy) => copy,
                 Err(_) if sent > 0 => return returned(sent as i64),
                 Err(unreadable) => return refused(unreadable),
             };
+            if copied == 0 && wanted > 0 {
+                return if sent > 0 { returned(sent as i64) } else { self.faulty(wanted) };
+            }
+            // What can be read before a hole is sent.
+            let chunk = chunk.get(..copied).unwrap_or_default();
             // Descriptors and the address of MSG_FASTOPEN go with the first piece alone.
             let first = sent == 0;
             let result = if self.blocking {
-                self.performer.watcher.run(self.performer.tracee, || self.piece(&chunk, first, 0))
+                self.performer.watcher.run(self.performer.tracee, || self.piece(chunk, first, 0))
             } else {
-                self.piece(&chunk, first, libc::MSG_DONTWAIT).map_err(Broken::Failed)
+                self.piece(chunk, first, libc::MSG_DONTWAIT).map_err(Broken::Failed)
             };
             match result {
                 Ok(piece) => {
                     sent = sent.saturating_add(piece as u64);
-                    if sent >= total || piece < chunk.len() {
+                    if sent >= total || piece < chunk.len() || (chunk.len() as u64) < wanted {
                         return returned(sent as i64);
                     }
                 }
@@ -204,15 +210,26 @@ impl Sender<'_> {
         }
     }
 
-    fn copied(&self, offset: u64, length: u64) -> Result<Bytes, Unreadable> {
+    /// The payload can't be read. What the kernel finds wrong before it looks there, and that it then finds
+    /// this, comes from a send whose payload nobody can read.
+    fn faulty(&self, length: u64) -> Performed {
+        let flags = self.flags() | libc::MSG_DONTWAIT;
+        match sys::send_unreadable(self.socket.fd(), self.name, length as usize, self.control, flags) {
+            Err(errno) => self.failed(errno),
+            Ok(sent) => returned(sent as i64),
+        }
+    }
+
+    /// A copy of the payload from `offset` on, and how much of it could be read.
+    fn copied(&self, offset: u64, length: u64) -> Result<(Bytes, usize), Unreadable> {
         // The kernel goes on reading the pages of a zero-copy send after the call.
         let mut bytes = if self.message.flags & libc::MSG_ZEROCOPY == 0 || length == 0 {
             Bytes::Heap(vec![0; length as usize])
         } else {
             Bytes::Mapped(Mapping::new(length as usize)?)
         };
-        fill(self.performer.tracee, &self.message.payload, offset, &mut bytes)?;
-        Ok(bytes)
+        let copied = fill(self.performer.tracee, &self.message.payload, offset, &mut bytes)?;
+        Ok((bytes, copied))
     }
 
     fn piece(&self, chunk: &[u8], first: bool, flags: i32) -> Result<usize, Errno> {
@@ -233,9 +250,9 @@ impl Sender<'_> {
         send()
     }
 
-    /// SIGPIPE is the tracee's.
+    /// SIGPIPE is the tracee's; that its pointers were short is its own affair.
     fn flags(&self) -> i32 {
-        self.message.flags | libc::MSG_NOSIGNAL
+        (self.message.flags & !MSG_CMSG_COMPAT) | libc::MSG_NOSIGNAL
     }
 
     fn failed(&self, errno: Errno) -> Performed {
@@ -326,8 +343,8 @@ impl Drop for Mapping {
     }
 }
 
-/// Copies bytes of the payload from `offset` on.
-fn fill(tracee: &dyn Tracee, payload: &Payload, offset: u64, bytes: &mut [u8]) -> Result<(), Unreadable> {
+/// Copies bytes of the payload from `offset` on, up to the first that can't be read. Returns how many.
+fn fill(tracee: &dyn Tracee, payload: &Payload, offset: u64, bytes: &mut [u8]) -> Result<usize, Unreadable> {
     let (mut skip, mut filled) = (offset, 0_usize);
     for vector in payload.vectors() {
         if skip >= vector.length {
@@ -336,15 +353,18 @@ fn fill(tracee: &dyn Tracee, payload: &Payload, offset: u64, bytes: &mut [u8]) -
         }
         let rest = bytes.get_mut(filled..).unwrap_or_default();
         let take = usize::try_from(vector.length.saturating_sub(skip)).unwrap_or(usize::MAX).min(rest.len());
-        let base = vector.base.checked_add(skip).ok_or(Unreadable::Fault)?;
-        copy(tracee, base, rest.get_mut(..take).unwrap_or_default())?;
-        filled = filled.saturating_add(take);
+        let Some(base) = vector.base.checked_add(skip) else { break };
+        let read = match tracee.read(base, rest.get_mut(..take).unwrap_or_default()) {
+            Err(MemoryError::Fault) => break,
+            other => other?,
+        };
+        filled = filled.saturating_add(read);
         skip = 0;
-        if filled == bytes.len() {
+        if read < take || filled == bytes.len() {
             break;
         }
     }
-    Ok(())
+    Ok(filled)
 }
 
 impl AsFd for Socket {

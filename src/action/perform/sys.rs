@@ -116,7 +116,30 @@ pub fn send(
     if let (Some(address), []) = (address, control) {
         return send_to(socket, address, payload, flags);
     }
-    let mut vector = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+    let vector = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+    send_message(socket, address, vector, control, flags)
+}
+
+/// Sends a payload that the kernel can't read, for the errno.
+pub fn send_unreadable(
+    socket: BorrowedFd<'_>,
+    address: Option<&[u8]>,
+    length: usize,
+    control: &[u8],
+    flags: i32,
+) -> Result<usize, Errno> {
+    // The first page is never mapped (mmap_min_addr).
+    let vector = libc::iovec { iov_base: std::ptr::without_provenance_mut(1), iov_len: length };
+    send_message(socket, address, vector, control, flags)
+}
+
+fn send_message(
+    socket: BorrowedFd<'_>,
+    address: Option<&[u8]>,
+    mut vector: libc::iovec,
+    control: &[u8],
+    flags: i32,
+) -> Result<usize, Errno> {
     // SAFETY: all fields are integers or pointers, for which zero is valid.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut vector;
@@ -129,7 +152,16 @@ pub fn send(
         message.msg_control = control.as_ptr().cast_mut().cast();
         message.msg_controllen = control.len();
     }
-    // SAFETY: the message points to memory of our own that outlives the call, which only reads it.
+    // SAFETY: the call only reads what the message points to: memory of our own that outlives it, or a page
+    // that isn't there, which the kernel answers with EFAULT.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
     Errno::result(sent).map(|sent| sent as usize)
+}
+
+/// setsockopt(2) with a value that the kernel can't read, for the errno.
+pub fn set_unreadable_option(socket: BorrowedFd<'_>, level: i32, name: i32, length: i32) -> Result<(), Errno> {
+    let value = std::ptr::without_provenance::<libc::c_void>(1);
+    // SAFETY: the page isn't there, which the kernel answers with EFAULT.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value, length as libc::socklen_t) };
+    Errno::result(result).map(drop)
 }
