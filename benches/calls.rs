@@ -5,6 +5,8 @@
 //! `cargo bench --bench calls`; `-- connect` for one group. strace is left out where it isn't installed,
 //! and that is said.
 
+#![allow(missing_docs, clippy::expect_used, clippy::cast_precision_loss, reason = "a bench")]
+
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::path::{Path, PathBuf};
 use std::process::Command;

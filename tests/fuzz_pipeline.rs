@@ -3,6 +3,8 @@
 //! No call may panic, hang, or be let through where nothing allows it. The tracee is made up; its
 //! descriptors are real sockets without peers, and no rule allows an address, so that no packet leaves.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket, socketpair};
 use nix::unistd::{Pid, gettid};

@@ -36,7 +36,7 @@ macro_rules! options {
         /// The options as one source gives them, unchecked.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-        #[allow(clippy::doc_markdown, reason = "help texts are no markdown")]
+        #[allow(rustdoc::broken_intra_doc_links, reason = "help texts are no markdown")]
         pub struct Options {
             $($(#[$attribute])* #[arg(long)] pub $field: Option<$type>,)*
         }

@@ -232,6 +232,9 @@ fn control_of(tracee: &dyn Tracee, abi: Abi, header: &MessageHeader) -> Result<R
     if header.control_length == 0 {
         return Ok(Ok(Vec::new()));
     }
+    if header.control_length > i32::MAX as u64 {
+        return Ok(Err(Errno::ENOBUFS));
+    }
     // `cmsghdr_from_user_compat_to_kern` (net/compat.c) walks the headers first, and wants one.
     if abi == Abi::I386 && !has_compat_control(tracee, header)? {
         return Ok(Err(Errno::EINVAL));

@@ -50,6 +50,8 @@ struct Seen {
     /// PROGRAM, and whoever made a judged call: what every backend knows alike.
     processes: HashSet<i32>,
     program_runs: bool,
+    /// With `--trace all`: what the living processes run.
+    programs: HashMap<i32, Who>,
     /// Events that wait for their call's result.
     pending: HashMap<u64, Vec<Event>>,
 }
@@ -195,7 +197,15 @@ impl Handler for Pipeline {
                 Some(Ended::Signaled(signal)) => (None, Some(signal)),
                 None => (None, None),
             };
-            let process = Process { who: self.who(pid, pid), event: change, status, signal };
+            // Who has ended has no name any more: it is that of its last exec.
+            let who = match change {
+                Change::Exec => self.who(pid, pid),
+                Change::Exit => self.seen().programs.remove(&pid.as_raw()).unwrap_or_else(|| self.who(pid, pid)),
+            };
+            if change == Change::Exec {
+                self.seen().programs.insert(pid.as_raw(), who.clone());
+            }
+            let process = Process { who, event: change, status, signal };
             self.recorder.write(Event::now(Body::Process(process)));
         }
     }

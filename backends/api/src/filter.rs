@@ -289,7 +289,9 @@ mod tests {
         data.extend(number.to_ne_bytes());
         data.extend(arch.to_ne_bytes());
         data.extend(0_u64.to_ne_bytes());
-        args.iter().for_each(|arg| data.extend(arg.to_ne_bytes()));
+        for arg in args {
+            data.extend(arg.to_ne_bytes());
+        }
         let (mut accumulator, mut pc) = (0_u32, 0_usize);
         loop {
             let instruction = filter.instructions[pc];
@@ -311,6 +313,8 @@ mod tests {
 
     const NOTIFY: u32 = 0x7FC0_0000;
     const ALLOW: u32 = 0x7FFF_0000;
+    const ERRNO: u32 = 0x0005_0000;
+    const X32: i32 = 0x4000_0000;
     const X86_64: u32 = 0xC000_003E;
     const I386: u32 = 0x4000_0003;
 
@@ -336,8 +340,8 @@ mod tests {
         assert_eq!(verdict(&filter, I386, 102, with(0, 5)), NOTIFY);
         assert_eq!(verdict(&filter, I386, 102, with(0, 9)), ALLOW);
         // x32 and foreign ABIs do not exist.
-        assert_eq!(verdict(&filter, X86_64, 0x4000_0000 | 44, [0; 6]), 0x0005_0000 | 38);
-        assert_eq!(verdict(&filter, 0x1234, 44, [0; 6]), 0x0005_0000 | 38);
+        assert_eq!(verdict(&filter, X86_64, X32 + 44, [0; 6]), ERRNO + 38);
+        assert_eq!(verdict(&filter, 0x1234, 44, [0; 6]), ERRNO + 38);
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -357,7 +361,7 @@ mod tests {
         let filter = Filter::allowing_only(&["read", "no_such_call"]).unwrap();
         assert_eq!(verdict(&filter, X86_64, 0, [0; 6]), ALLOW);
         assert_eq!(verdict(&filter, I386, 3, [0; 6]), ALLOW);
-        assert_eq!(verdict(&filter, X86_64, 1, [0; 6]), 0x0005_0000 | 1);
+        assert_eq!(verdict(&filter, X86_64, 1, [0; 6]), ERRNO + 1);
     }
 
     #[test]

@@ -1,0 +1,49 @@
+# make demo    shows a leak caught and blocked, and the same program passing through a SOCKS proxy
+# make test    all tests
+# make         the program: target/release/sockstrace
+#
+# On Debian what is missing is installed first (as root, or with sudo); a Rust toolchain must be there.
+
+CARGO ?= cargo
+target := $(or $(CARGO_TARGET_DIR),target)
+sockstrace := $(target)/release/sockstrace
+
+.PHONY: all build demo test cpython bench check deps clean
+
+all: build
+
+build:
+	@tests/deps.sh build
+	$(CARGO) build --locked --release
+
+demo:
+	@tests/deps.sh demo
+	$(CARGO) build --locked --release
+	tests/demo.sh $(sockstrace)
+
+test:
+	@tests/deps.sh test
+	$(CARGO) test --locked --workspace
+
+# CPython's own test suites, untraced and traced (about 10 minutes)
+cpython: build
+	@tests/deps.sh test
+	tests/cpython.py $(sockstrace)
+
+# What calls cost beside native, the bare kernel interface and strace
+bench:
+	@tests/deps.sh test
+	$(CARGO) bench --locked --bench calls
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	@if $(CARGO) deny --version > /dev/null 2>&1; then $(CARGO) deny --locked check licenses bans sources; \
+	else echo "cargo-deny is not installed: licences are not checked"; fi
+
+deps:
+	@tests/deps.sh test
+
+clean:
+	$(CARGO) clean
