@@ -31,7 +31,7 @@
 //!   between our last look and our request to go on, some 0.3 µs, it goes on from there unseen and ends as our
 //!   tracee: its parent's pidfd then polls readable a moment before it can be reaped. (Measured: once in a
 //!   thousand processes that are killed while they make threads; never in others.)
-//! - aarch64 compiles by design but was not run yet.
+//! - aarch64 is written but was neither compiled nor run yet.
 
 mod arch;
 mod calls;
