@@ -4,7 +4,7 @@
 //! is answered. Nothing else of the program is touched: no ptrace, no injected code, no cost to other
 //! calls but the filter's.
 //!
-//! - One thread at a time receives ([`receivers`]): more would all be woken by each notification. Before
+//! - One thread at a time receives (`receivers.rs`): more would all be woken by each notification. Before
 //!   anything that can block, it makes another one the receiver, so that nobody waits behind a slow call.
 //! - `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` (Linux 5.19): once received, a call isn't interrupted by
 //!   signals, so that what was performed is never done twice.
