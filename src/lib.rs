@@ -16,3 +16,5 @@ pub mod output;
 pub mod pipeline;
 pub mod policy;
 pub mod run;
+pub mod symbols;
+pub mod unwind;

@@ -1,0 +1,170 @@
+//! DWARF: where the debug information is, and which unit of it an address belongs to.
+
+mod functions;
+mod lines;
+mod split;
+mod unit;
+
+use super::Symbol;
+use crate::unwind::Module;
+use crate::unwind::modules::elf::Elf;
+use crate::unwind::modules::separate;
+use gimli::{DebugInfoOffset, Dwarf, EndianSlice, LittleEndian, SectionId};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use unit::UnitIndex;
+
+type Slice<'a> = EndianSlice<'a, LittleEndian>;
+
+/// What looking up one address may cost, in entries, attributes, rows and ranges read. CPython's largest
+/// unit takes less than a million.
+const FUEL: u64 = 50_000_000;
+
+/// Units whose functions and lines are kept.
+const UNITS: usize = 512;
+
+/// How much work may still be done.
+struct Fuel(Cell<u64>);
+
+impl Fuel {
+    fn spend(&self, amount: u64) -> Option<()> {
+        self.0.set(self.0.get().checked_sub(amount)?);
+        Some(())
+    }
+}
+
+/// Which addresses a unit has code at: (first, behind the last, the unit).
+type Spans = Vec<(u64, u64, usize)>;
+
+/// The debug information of a module.
+pub(super) struct Debug {
+    separate: bool,
+    alternate: Option<Elf>,
+    aranges: OnceLock<(Spans, Vec<usize>)>,
+    others: OnceLock<Spans>,
+    units: Mutex<HashMap<usize, Arc<UnitIndex>>>,
+    split: split::Files,
+}
+
+impl Debug {
+    /// Finds the debug information of a module.
+    pub fn of(module: &Module) -> Option<Self> {
+        let has = |elf: &Elf| elf.section(".debug_info").is_some_and(|section| !section.file.is_empty());
+        let separate = !has(module.elf()?);
+        let elf = if separate { module.separate().filter(|elf| has(elf))? } else { module.elf()? };
+        Some(Self {
+            separate,
+            alternate: separate::alternate(elf, module.path()),
+            aranges: OnceLock::new(),
+            others: OnceLock::new(),
+            units: Mutex::default(),
+            split: split::Files::default(),
+        })
+    }
+
+    /// The functions at an address, the innermost inlined one first. `None` if nothing is known.
+    pub fn at(&self, module: &Module, address: u64) -> Option<Vec<Symbol>> {
+        let elf = if self.separate { module.separate()? } else { module.elf()? };
+        let mut dwarf = load(elf);
+        if let Some(alternate) = &self.alternate {
+            dwarf.set_sup(load(alternate));
+        }
+        let fuel = Fuel(Cell::new(FUEL));
+        let mut seen = None;
+        let (spans, with_aranges) = self.aranges.get_or_init(|| aranges(&dwarf, &fuel));
+        if let Some(offset) = find(spans, address) {
+            let symbols = self.in_unit(&dwarf, module, offset, address, &fuel);
+            if symbols.as_ref().is_some_and(|symbols| symbols.iter().all(|symbol| symbol.function.is_some())) {
+                return symbols;
+            }
+            seen = symbols;
+        }
+        let others = self.others.get_or_init(|| unit::spans(&dwarf, with_aranges, &fuel));
+        match find(others, address) {
+            Some(offset) => self.in_unit(&dwarf, module, offset, address, &fuel).or(seen),
+            None => seen,
+        }
+    }
+
+    fn in_unit(
+        &self,
+        dwarf: &Dwarf<Slice<'_>>,
+        module: &Module,
+        offset: usize,
+        address: u64,
+        fuel: &Fuel,
+    ) -> Option<Vec<Symbol>> {
+        let lock = || self.units.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().get(&offset).cloned();
+        let index = known.unwrap_or_else(|| {
+            let mut units = lock();
+            if units.len() >= UNITS {
+                units.clear();
+            }
+            Arc::clone(units.entry(offset).or_default())
+        });
+        let header = dwarf.unit_header(DebugInfoOffset(offset)).ok()?;
+        let unit = dwarf.unit(header).ok()?;
+        if unit.dwo_id.is_some()
+            && let Some(symbols) = self.split.with(dwarf, &unit, module.path(), |dwo, inner| {
+                functions::at(dwo, inner, Some((dwarf, &unit)), &index, address, fuel)
+            })
+        {
+            return symbols;
+        }
+        functions::at(dwarf, &unit, None, &index, address, fuel)
+    }
+}
+
+/// The sections that are needed here, of which only the compressed ones cost anything.
+fn load(elf: &Elf) -> Dwarf<Slice<'_>> {
+    let load = |id: SectionId| -> Result<Slice<'_>, std::convert::Infallible> {
+        let unwanted = matches!(
+            id,
+            SectionId::DebugLoc
+                | SectionId::DebugLocLists
+                | SectionId::DebugMacinfo
+                | SectionId::DebugMacro
+                | SectionId::DebugNames
+                | SectionId::DebugTypes
+        );
+        let data = if unwanted { None } else { elf.data(id.name()) };
+        Ok(EndianSlice::new(data.unwrap_or_default(), LittleEndian))
+    };
+    let Ok(dwarf) = Dwarf::load(load);
+    dwarf
+}
+
+/// The span that an address lies in. Spans may overlap where weak functions were dropped.
+fn find(spans: &Spans, address: u64) -> Option<usize> {
+    const BACK: usize = 16;
+    let behind = spans.partition_point(|span| span.0 <= address);
+    spans.get(..behind)?.iter().rev().take(BACK).find(|span| address < span.1).map(|span| span.2)
+}
+
+/// What `.debug_aranges` says, and of which units.
+fn aranges(dwarf: &Dwarf<Slice<'_>>, fuel: &Fuel) -> (Spans, Vec<usize>) {
+    let mut spans = Spans::new();
+    let mut units = Vec::new();
+    let mut headers = dwarf.debug_aranges.headers();
+    while let Ok(Some(header)) = headers.next() {
+        let unit = header.debug_info_offset().0;
+        let before = spans.len();
+        let mut entries = header.entries();
+        while let Ok(Some(entry)) = entries.next() {
+            if fuel.spend(1).is_none() {
+                break;
+            }
+            if entry.length() != 0 && entry.address() != 0 {
+                spans.push((entry.address(), entry.range().end, unit));
+            }
+        }
+        if spans.len() > before {
+            units.push(unit);
+        }
+    }
+    spans.sort_unstable();
+    units.sort_unstable();
+    (spans, units)
+}

@@ -1,0 +1,201 @@
+//! Symbols: frames → functions, inlined ones too, files and lines.
+//!
+//! A [`Symbolizer`] takes a [`Trace`] and gives a [`Stack`] of [`Frame`]s. For each module that a frame lies in
+//! it looks, only when the frame is met, for
+//!
+//! 1. DWARF (4, 5 and older; compressed or split) in the module or in its separate debug file: functions,
+//!    inlined functions with their call sites, files and lines;
+//! 2. the symbol tables: `.symtab` of either, the compressed one of `.gnu_debugdata`, `.dynsym`;
+//! 3. `/tmp/perf-PID.map` where there is no module (JIT code).
+//!
+//! Nothing is parsed that isn't needed: the unit that an address lies in is found by `.debug_aranges` where
+//! there is one, and of a unit the functions, and of a function the inlined ones, are read when asked for.
+//! Answers are kept by module and address. Names are demangled (Rust, C++). No connection is ever made.
+//!
+//! All of that data may be hostile. The work for one address is bounded, and what makes no sense is left
+//! out of the frame.
+
+mod dwarf;
+mod names;
+mod perf_map;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use crate::unwind::modules::hex;
+use crate::unwind::modules::separate;
+use crate::unwind::{How, Module, RawFrame, Reason, Trace};
+use dwarf::Debug;
+use nix::unistd::Pid;
+use perf_map::PerfMaps;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use table::Table;
+
+pub use names::demangle;
+
+/// A frame as it is reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The program counter: of the innermost frame where it stands, of others the return address.
+    pub ip: u64,
+    /// The path of the module, as the kernel gives it.
+    pub module: Option<Arc<str>>,
+    /// The module's build-id in hexadecimal digits.
+    pub build_id: Option<Arc<str>>,
+    /// The address in the module, as its own symbol tables have it.
+    pub offset: Option<u64>,
+    /// The function, demangled.
+    pub function: Option<Arc<str>>,
+    /// The source file.
+    pub file: Option<Arc<str>>,
+    /// The line in it: where the frame is, or whence it called the frame before it.
+    pub line: Option<u32>,
+    /// The function was inlined into the one of the next frame.
+    pub inlined: bool,
+    /// How the frame was found.
+    pub how: How,
+    /// The frame is the trampoline by which a signal handler returns: the next frame was interrupted.
+    pub signal: bool,
+}
+
+/// The frames of a thread, innermost first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    /// The frames, innermost first.
+    pub frames: Vec<Frame>,
+    /// Why the trace ends before the outermost frame; `None` if it does not.
+    pub truncated: Option<Reason>,
+}
+
+/// A function at an address: the innermost inlined one first, the one that has the code last.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Symbol {
+    function: Option<Arc<str>>,
+    file: Option<Arc<str>>,
+    line: Option<u32>,
+    inlined: bool,
+}
+
+/// What is known of a module.
+struct ModuleSymbols {
+    module: Arc<Module>,
+    build_id: Option<Arc<str>>,
+    debug: OnceLock<Option<Debug>>,
+    table: OnceLock<Table>,
+    answers: Mutex<HashMap<u64, Arc<[Symbol]>>>,
+}
+
+/// Answers that are kept of one module, and modules that are kept.
+const ANSWERS: usize = 1 << 14;
+const MODULES: usize = 256;
+
+/// Symbolizes traces; holds the caches, and may be shared by threads.
+#[derive(Default)]
+pub struct Symbolizer {
+    modules: Mutex<HashMap<u64, Arc<ModuleSymbols>>>,
+    perf_maps: PerfMaps,
+}
+
+impl std::fmt::Debug for Symbolizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Symbolizer").finish_non_exhaustive()
+    }
+}
+
+impl Symbolizer {
+    /// Says what functions, files and lines the frames of a trace belong to.
+    ///
+    /// The process need not live any more, but for JIT code.
+    #[must_use]
+    pub fn symbolize(&self, trace: &Trace) -> Stack {
+        let mut frames = Vec::with_capacity(trace.frames.len().saturating_mul(2));
+        for raw in &trace.frames {
+            self.add(trace.pid, raw, &mut frames);
+        }
+        Stack { frames, truncated: trace.truncated }
+    }
+
+    fn add(&self, pid: Pid, raw: &RawFrame, frames: &mut Vec<Frame>) {
+        let place = raw.place.as_ref();
+        let symbols = place.and_then(|place| place.module.as_ref()).map(|module| self.of_module(module));
+        let mut frame = Frame {
+            ip: raw.ip,
+            module: place.map(|place| Arc::clone(&place.path)).filter(|path| !path.is_empty()),
+            build_id: symbols.as_ref().and_then(|symbols| symbols.build_id.clone()),
+            offset: place.filter(|place| !place.path.is_empty()).map(|place| place.offset),
+            function: None,
+            file: None,
+            line: None,
+            inlined: false,
+            how: raw.how,
+            signal: raw.signal,
+        };
+        let (Some(place), Some(symbols)) = (place, symbols) else {
+            frame.function = self.perf_maps.at(pid, raw.lookup);
+            frames.push(frame);
+            return;
+        };
+        let answer = symbols.at(place.offset.wrapping_sub(raw.ip.wrapping_sub(raw.lookup)));
+        frames.extend(answer.iter().map(|symbol| Frame {
+            function: symbol.function.clone(),
+            file: symbol.file.clone(),
+            line: symbol.line,
+            inlined: symbol.inlined,
+            ..frame.clone()
+        }));
+    }
+
+    fn of_module(&self, module: &Arc<Module>) -> Arc<ModuleSymbols> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if modules.len() >= MODULES && !modules.contains_key(&module.id()) {
+            modules.clear();
+        }
+        let symbols = modules.entry(module.id()).or_insert_with(|| {
+            Arc::new(ModuleSymbols {
+                module: Arc::clone(module),
+                build_id: module.build_id().map(|id| hex(id).into()),
+                debug: OnceLock::new(),
+                table: OnceLock::new(),
+                answers: Mutex::default(),
+            })
+        });
+        Arc::clone(symbols)
+    }
+}
+
+impl ModuleSymbols {
+    /// The functions at an address of the module; at least one, perhaps with nothing known.
+    fn at(&self, address: u64) -> Arc<[Symbol]> {
+        let answers = || self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = answers().get(&address) {
+            return Arc::clone(known);
+        }
+        let answer: Arc<[Symbol]> = self.look_up(address).into();
+        let mut answers = answers();
+        if answers.len() >= ANSWERS {
+            answers.clear();
+        }
+        answers.insert(address, Arc::clone(&answer));
+        answer
+    }
+
+    fn look_up(&self, address: u64) -> Vec<Symbol> {
+        let debug = self.debug.get_or_init(|| Debug::of(&self.module));
+        let mut symbols = debug.as_ref().and_then(|debug| debug.at(&self.module, address)).unwrap_or_default();
+        if symbols.is_empty() {
+            symbols.push(Symbol::default());
+        }
+        if let Some(last) = symbols.last_mut()
+            && last.function.is_none()
+        {
+            last.function = self.table().at(&self.module, address);
+        }
+        symbols
+    }
+
+    fn table(&self) -> &Table {
+        self.table.get_or_init(|| Table::of(&self.module, self.module.elf().and_then(separate::mini)))
+    }
+}

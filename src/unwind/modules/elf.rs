@@ -1,0 +1,292 @@
+//! An ELF file, as far as unwinding and symbols need it: mapped, not read, and parsed once.
+
+use crate::unwind::Arch;
+use memmap2::Mmap;
+use object::elf::{self, FileHeader32, FileHeader64};
+use object::read::elf::{CompressionHeader as _, FileHeader, ProgramHeader as _, SectionHeader as _};
+use object::{CompressedData, CompressionFormat, Endianness};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+/// No section that is decompressed may be larger, nor grow by a larger factor than zlib can.
+const DECOMPRESSED: u64 = 2 << 30;
+const FACTOR: u64 = 1100;
+
+/// Where the bytes are.
+pub enum Bytes {
+    /// A mapped file.
+    Mapped(Mmap),
+    /// Read from memory, or decompressed.
+    Owned(Vec<u8>),
+}
+
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// A loaded part of the file.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// The address that the file was linked for.
+    pub address: u64,
+    /// Its bytes in the file.
+    pub file: Range<u64>,
+    /// It is code.
+    pub executable: bool,
+}
+
+/// A section.
+#[derive(Debug, Clone)]
+pub struct Section {
+    /// Its name.
+    pub name: String,
+    /// Its address, 0 if it isn't loaded.
+    pub address: u64,
+    /// Its bytes in the file; empty where it has none (SHT_NOBITS).
+    pub file: Range<u64>,
+    /// `sh_type`.
+    pub kind: u32,
+    /// `sh_link`.
+    pub link: u32,
+    compression: Option<(CompressionFormat, u64, u64)>,
+}
+
+/// An ELF file.
+pub struct Elf {
+    bytes: Bytes,
+    /// The machine.
+    pub arch: Arch,
+    /// 64 bits rather than 32.
+    pub is_64: bool,
+    /// The loaded segments.
+    pub segments: Vec<Segment>,
+    /// `PT_GNU_EH_FRAME`: its address.
+    pub eh_frame_hdr: Option<u64>,
+    sections: Vec<Section>,
+    by_name: HashMap<String, usize>,
+    decompressed: Vec<OnceLock<Option<Vec<u8>>>>,
+    /// The build-id, where there is one.
+    pub build_id: Option<Arc<[u8]>>,
+}
+
+impl std::fmt::Debug for Elf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Elf").field("arch", &self.arch).field("build_id", &self.build_id).finish_non_exhaustive()
+    }
+}
+
+impl Elf {
+    /// Maps and parses an open file. `None` if it is no ELF file of a machine that we know.
+    #[must_use]
+    pub fn map(file: &File) -> Option<Self> {
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
+        // SAFETY: the mapping is private and read-only. A writer may change what we see, which all that reads
+        // it must stand anyway (the contents are hostile), and it is only read through slices of bytes.
+        let map = unsafe { Mmap::map(file) }.ok()?;
+        Self::parse(Bytes::Mapped(map))
+    }
+
+    /// Parses bytes. `None` if they are no ELF file of a machine that we know.
+    #[must_use]
+    pub fn parse(bytes: Bytes) -> Option<Self> {
+        let head = bytes.get().get(..6)?;
+        if head.get(..4)? != elf::ELFMAG || head.get(5) != Some(&elf::ELFDATA2LSB.0) {
+            return None;
+        }
+        let is_64 = head.get(4) == Some(&elf::ELFCLASS64.0);
+        let parsed = if is_64 {
+            Parsed::of::<FileHeader64<Endianness>>(bytes.get())?
+        } else {
+            Parsed::of::<FileHeader32<Endianness>>(bytes.get())?
+        };
+        let mut by_name = HashMap::with_capacity(parsed.sections.len());
+        for (index, section) in parsed.sections.iter().enumerate() {
+            by_name.entry(section.name.clone()).or_insert(index);
+        }
+        Some(Self {
+            arch: Arch::of_elf(parsed.machine)?,
+            is_64,
+            segments: parsed.segments,
+            eh_frame_hdr: parsed.eh_frame_hdr,
+            by_name,
+            decompressed: parsed.sections.iter().map(|_| OnceLock::new()).collect(),
+            sections: parsed.sections,
+            build_id: parsed.build_id,
+            bytes,
+        })
+    }
+
+    /// All bytes of the file.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get()
+    }
+
+    /// Bytes by their place in the file.
+    #[must_use]
+    pub fn file_range(&self, range: &Range<u64>) -> Option<&[u8]> {
+        self.bytes().get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+
+    /// A section by name (the first of that name).
+    #[must_use]
+    pub fn section(&self, name: &str) -> Option<&Section> {
+        self.sections.get(*self.by_name.get(name)?)
+    }
+
+    /// A section by number.
+    #[must_use]
+    pub fn section_at(&self, index: u32) -> Option<&Section> {
+        self.sections.get(usize::try_from(index).ok()?)
+    }
+
+    /// The contents of a section, decompressed if need be, once.
+    #[must_use]
+    pub fn data(&self, name: &str) -> Option<&[u8]> {
+        let index = *self.by_name.get(name)?;
+        let section = self.sections.get(index)?;
+        let raw = self.file_range(&section.file)?;
+        let Some((format, header, size)) = section.compression else { return Some(raw) };
+        self.decompressed
+            .get(index)?
+            .get_or_init(|| decompress(raw.get(usize::try_from(header).ok()?..)?, format, size))
+            .as_deref()
+    }
+
+    /// The bytes of a section as they stand in the file.
+    #[must_use]
+    pub fn raw_data(&self, section: &Section) -> Option<&[u8]> {
+        self.file_range(&section.file)
+    }
+
+    /// The address, as linked, of a place in the file (by the executable segment, if two share a page).
+    #[must_use]
+    pub fn address_of(&self, offset: u64) -> Option<u64> {
+        let holds = |segment: &&Segment| segment.file.contains(&offset);
+        let segment = self
+            .segments
+            .iter()
+            .filter(holds)
+            .find(|segment| segment.executable)
+            .or_else(|| self.segments.iter().find(holds))?;
+        segment.address.checked_add(offset.checked_sub(segment.file.start)?)
+    }
+
+    /// The bytes of a loaded segment from this address, as linked, to the segment's end.
+    #[must_use]
+    pub fn at_address(&self, address: u64) -> Option<&[u8]> {
+        self.segments.iter().find_map(|segment| {
+            let within = address.checked_sub(segment.address)?;
+            let from = segment.file.start.checked_add(within)?;
+            if from >= segment.file.end { None } else { self.file_range(&(from..segment.file.end)) }
+        })
+    }
+}
+
+fn decompress(data: &[u8], format: CompressionFormat, size: u64) -> Option<Vec<u8>> {
+    if size > DECOMPRESSED || size > (data.len() as u64).saturating_add(64).saturating_mul(FACTOR) {
+        return None;
+    }
+    match (CompressedData { format, data, uncompressed_size: size }).decompress().ok()? {
+        Cow::Owned(bytes) => Some(bytes),
+        Cow::Borrowed(bytes) => Some(bytes.to_vec()),
+    }
+}
+
+struct Parsed {
+    machine: u16,
+    segments: Vec<Segment>,
+    eh_frame_hdr: Option<u64>,
+    sections: Vec<Section>,
+    build_id: Option<Arc<[u8]>>,
+}
+
+impl Parsed {
+    fn of<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> Option<Self> {
+        let header = H::parse(data).ok()?;
+        let endian = header.endian().ok()?;
+        let mut parsed = Self {
+            machine: header.e_machine(endian).0,
+            segments: Vec::new(),
+            eh_frame_hdr: None,
+            sections: Vec::new(),
+            build_id: None,
+        };
+        // What is read from a process's memory may have lost either table.
+        for program in header.program_headers(endian, data).unwrap_or_default() {
+            let (offset, size) = program.file_range(endian);
+            match program.p_type(endian) {
+                elf::PT_LOAD => parsed.segments.push(Segment {
+                    address: program.p_vaddr(endian).into(),
+                    file: offset..offset.saturating_add(size),
+                    executable: program.p_flags(endian).0 & elf::PF_X.0 != 0,
+                }),
+                elf::PT_GNU_EH_FRAME => parsed.eh_frame_hdr = Some(program.p_vaddr(endian).into()),
+                elf::PT_NOTE if parsed.build_id.is_none() => {
+                    if let Ok(Some(notes)) = program.notes(endian, data) {
+                        parsed.build_id = build_id::<H>(endian, notes);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Ok(sections) = header.sections(endian, data) {
+            for section in sections.iter() {
+                let name = sections.section_name(endian, section).unwrap_or_default();
+                let (offset, size) = section.file_range(endian).unwrap_or_default();
+                parsed.sections.push(Section {
+                    name: String::from_utf8_lossy(name).into_owned(),
+                    address: section.sh_addr(endian).into(),
+                    file: offset..offset.saturating_add(size),
+                    kind: section.sh_type(endian).0,
+                    link: section.sh_link(endian),
+                    compression: compression::<H>(endian, data, section),
+                });
+                if parsed.build_id.is_none()
+                    && let Ok(Some(notes)) = section.notes(endian, data)
+                {
+                    parsed.build_id = build_id::<H>(endian, notes);
+                }
+            }
+        }
+        Some(parsed)
+    }
+}
+
+fn compression<H: FileHeader<Endian = Endianness>>(
+    endian: Endianness,
+    data: &[u8],
+    section: &H::SectionHeader,
+) -> Option<(CompressionFormat, u64, u64)> {
+    let (header, offset, _) = section.compression(endian, data).ok()??;
+    let format = match header.ch_type(endian) {
+        elf::ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
+        elf::ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
+        _ => CompressionFormat::Unknown,
+    };
+    let begin: u64 = section.sh_offset(endian).into();
+    Some((format, offset.checked_sub(begin)?, header.ch_size(endian).into()))
+}
+
+fn build_id<H: FileHeader>(
+    endian: H::Endian,
+    mut notes: object::read::elf::NoteIterator<'_, H>,
+) -> Option<Arc<[u8]>> {
+    while let Ok(Some(note)) = notes.next() {
+        if note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID {
+            // The usual ones have 8, 16 or 20 bytes.
+            return (2..=64).contains(&note.desc().len()).then(|| note.desc().into());
+        }
+    }
+    None
+}
