@@ -93,6 +93,8 @@ static int child_states(char **args)
     if (child == 0)
         for (;;)
             pause();
+    /* Ours may be an orphaned process group, whose members SIGTSTP doesn't stop. */
+    setpgid(child, child);
     int status = 0;
     kill(child, SIGSTOP);
     say("stopped", waitpid(child, &status, WUNTRACED) == child && WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
