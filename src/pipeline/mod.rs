@@ -141,8 +141,9 @@ impl Pipeline {
     }
 
     fn who(&self, pid: Pid, tid: Pid) -> Who {
+        let backend = self.seen().backend;
         Who {
-            backend: self.seen().backend,
+            backend,
             pid: pid.as_raw(),
             tid: tid.as_raw(),
             process: proc::thread_name(tid).map(|name| name.to_string_lossy().into_owned()),
@@ -198,10 +199,11 @@ impl Handler for Pipeline {
                 None => (None, None),
             };
             // Who has ended has no name any more: it is that of its last exec.
-            let who = match change {
-                Change::Exec => self.who(pid, pid),
-                Change::Exit => self.seen().programs.remove(&pid.as_raw()).unwrap_or_else(|| self.who(pid, pid)),
+            let known = match change {
+                Change::Exec => None,
+                Change::Exit => self.seen().programs.remove(&pid.as_raw()),
             };
+            let who = known.unwrap_or_else(|| self.who(pid, pid));
             if change == Change::Exec {
                 self.seen().programs.insert(pid.as_raw(), who.clone());
             }
