@@ -191,6 +191,8 @@ pub fn run_cases(cases: &[Case]) {
             let width = if case.narrow { " i386" } else { "" };
             format!("{}{width} {backend} {action} {:?}", case.name, case.options)
         },
-        |(case, backend, action)| case.check(backend, action),
+        // Two runs of a busy machine may differ by themselves (ports in use, timing): only what differs
+        // every time is sockstrace's doing.
+        |(case, backend, action)| case.check(backend, action).or_else(|_| case.check(backend, action)),
     );
 }

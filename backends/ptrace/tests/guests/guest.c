@@ -479,6 +479,8 @@ static int stops(void) {
             pthread_create(&thread, NULL, wait_forever, NULL);
             for (;;) reach(2);
         }
+        // SIGTSTP doesn't stop members of an orphaned process group, which ours may be.
+        setpgid(child, child);
         int status;
         usleep(3000);
         kill(child, i % 2 ? SIGSTOP : SIGTSTP);
