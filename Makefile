@@ -23,7 +23,7 @@ demo:
 
 test:
 	@tests/deps.sh test
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
 
 # CPython's own test suites, untraced and traced (about 10 minutes)
 cpython: build

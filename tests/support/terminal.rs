@@ -76,6 +76,22 @@ impl Terminal {
         }
     }
 
+    /// Types a line every 100 ms until `text` is shown.
+    ///
+    /// # Panics
+    /// When it isn't within ten seconds.
+    pub fn repeat_until(&mut self, line: &str, text: &str) {
+        for _ in 0..100 {
+            self.type_line(line);
+            std::thread::sleep(Duration::from_millis(100));
+            self.read();
+            if self.seen[self.read_from..].contains(text) {
+                break;
+            }
+        }
+        self.expect(text);
+    }
+
     /// What is shown within this time and was not expected yet.
     pub fn rest(&mut self, time: Duration) -> String {
         std::thread::sleep(time);
