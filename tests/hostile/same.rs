@@ -156,13 +156,11 @@ impl Case {
 /// Lines that differ, the first few; with `other_refusal`, one error in the place of another EPERM is none.
 fn differences(native: &str, traced: &str, other_refusal: bool) -> Option<String> {
     let refused = |one: &str, other: &str| one.contains(" -> E") && other.ends_with(" -> EPERM");
-    // Known and open: the same port, bound and closed in a row, is rarely still in use for a moment.
-    let still_in_use = |other: &str| other.starts_with("bind ") && other.ends_with(" -> EADDRINUSE");
     let (native, traced): (Vec<&str>, Vec<&str>) = (native.lines().collect(), traced.lines().collect());
     let pairs: Vec<String> = native
         .iter()
         .zip(&traced)
-        .filter(|(one, other)| one != other && !(other_refusal && refused(one, other)) && !still_in_use(other))
+        .filter(|(one, other)| one != other && !(other_refusal && refused(one, other)))
         .map(|(one, other)| format!("natively `{one}`, traced `{other}`"))
         .collect();
     if native.len() != traced.len() {

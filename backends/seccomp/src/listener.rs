@@ -99,17 +99,22 @@ impl Listener {
         (unsafe { libc::ioctl(self.0.as_raw_fd(), ID_VALID, &raw const id) }) == 0
     }
 
-    /// Installs `fd` in the caller's descriptor table and answers with its number (Linux 5.14).
-    pub fn respond_with_descriptor(&self, id: u64, fd: &OwnedFd, close_on_exec: bool) -> Result<(), Errno> {
+    /// Installs `fd` in the caller's descriptor table and answers with its number (Linux 5.9).
+    ///
+    /// In two steps, though `SECCOMP_ADDFD_FLAG_SEND` makes one of them: before the caller goes on, our own
+    /// descriptor must be closed, or what it closes would live on for a moment and keep its port.
+    pub fn respond_with_descriptor(&self, id: u64, fd: OwnedFd, close_on_exec: bool) -> Result<(), Errno> {
         let addfd = libc::seccomp_notif_addfd {
             id,
-            flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+            flags: 0,
             srcfd: fd.as_raw_fd() as u32,
             newfd: 0,
             newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
         };
         // SAFETY: a structure of our own, of the size that the number names.
-        Errno::result(unsafe { libc::ioctl(self.0.as_raw_fd(), ADDFD, &raw const addfd) }).map(drop)
+        let number = Errno::result(unsafe { libc::ioctl(self.0.as_raw_fd(), ADDFD, &raw const addfd) })?;
+        drop(fd);
+        self.respond(id, i64::from(number), 0)
     }
 }
 

@@ -71,7 +71,7 @@ fn open_socket(
     protocol: i32,
 ) -> Result<(), Errno> {
     match socket_in_namespace_of(notification.tid, domain, kind, protocol) {
-        Ok(socket) => listener.respond_with_descriptor(notification.id, &socket, kind & libc::SOCK_CLOEXEC != 0),
+        Ok(socket) => listener.respond_with_descriptor(notification.id, socket, kind & libc::SOCK_CLOEXEC != 0),
         Err(errno) => listener.respond(notification.id, 0, (errno as i32).wrapping_neg()),
     }
 }
