@@ -25,7 +25,7 @@ mod tests;
 
 use crate::unwind::modules::hex;
 use crate::unwind::modules::separate;
-use crate::unwind::{How, Module, RawFrame, Reason, Trace};
+use crate::unwind::{How, Module, RawFrame, Reason, Script, Trace};
 use dwarf::Debug;
 use nix::unistd::Pid;
 use perf_map::PerfMaps;
@@ -111,8 +111,23 @@ impl Symbolizer {
     #[must_use]
     pub fn symbolize(&self, trace: &Trace) -> Stack {
         let mut frames = Vec::with_capacity(trace.frames.len().saturating_mul(2));
+        let mut interpreted = trace.interpreted.iter();
         for raw in &trace.frames {
+            let before = frames.len();
             self.add(trace.pid, raw, &mut frames);
+            // The functions that are interpreted come before the one that interprets them.
+            let own = frames.iter().skip(before).position(is_evaluation);
+            if let Some(at) = own.and_then(|own| own.checked_add(before))
+                && let Some(frame) = frames.get(at).cloned()
+                && let Some(activation) = interpreted.next()
+            {
+                frames.splice(at..at, activation.iter().map(|script| of_script(script, &frame)));
+            }
+        }
+        // Those whose native frames were not found.
+        if let Some(last) = frames.last().cloned() {
+            let of_place = Frame { module: None, build_id: None, offset: None, ip: 0, ..last };
+            frames.extend(interpreted.flatten().map(|script| of_script(script, &of_place)));
         }
         Stack { frames, truncated: trace.truncated }
     }
@@ -162,6 +177,25 @@ impl Symbolizer {
             })
         });
         Arc::clone(symbols)
+    }
+}
+
+/// Whether a frame is one of the function by which CPython runs Python functions.
+fn is_evaluation(frame: &Frame) -> bool {
+    let name = frame.function.as_deref().unwrap_or_default();
+    name.split('.').next() == Some("_PyEval_EvalFrameDefault")
+}
+
+/// A Python function in the place of the native frame that runs it.
+fn of_script(script: &Script, native: &Frame) -> Frame {
+    Frame {
+        function: Some(Arc::clone(&script.function)),
+        file: Some(Arc::clone(&script.file)),
+        line: script.line,
+        inlined: false,
+        how: How::Interpreter,
+        signal: false,
+        ..native.clone()
     }
 }
 

@@ -14,7 +14,7 @@ fn trace(module: &Arc<Module>, addresses: impl Iterator<Item = u64>) -> Trace {
         signal: false,
         place: Some(Place { path: "/program".into(), module: Some(Arc::clone(module)), offset: address }),
     });
-    Trace { pid: nix::unistd::getpid(), frames: frames.collect(), truncated: None }
+    Trace { pid: nix::unistd::getpid(), frames: frames.collect(), interpreted: Vec::new(), truncated: None }
 }
 
 /// The bytes of the file in which the debug information begins.

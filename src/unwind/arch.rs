@@ -93,13 +93,14 @@ pub struct Registers {
     arch: Arch,
     values: [u64; REGISTERS],
     known: u64,
+    thread_pointer: Option<u64>,
 }
 
 impl Registers {
     /// No register is known.
     #[must_use]
     pub fn new(arch: Arch) -> Self {
-        Self { arch, values: [0; REGISTERS], known: 0 }
+        Self { arch, values: [0; REGISTERS], known: 0, thread_pointer: None }
     }
 
     /// Only where the thread is and its stack are known, as from `/proc/TID/syscall`.
@@ -151,6 +152,17 @@ impl Registers {
     #[must_use]
     pub fn sp(&self) -> u64 {
         self.get(self.arch.spec().sp).unwrap_or(0)
+    }
+
+    /// What the thread has for a pointer to its own data (`pthread_self()`), if known.
+    #[must_use]
+    pub fn thread_pointer(&self) -> Option<u64> {
+        self.thread_pointer
+    }
+
+    /// Sets the pointer to the thread's own data.
+    pub fn set_thread_pointer(&mut self, value: u64) {
+        self.thread_pointer = Some(value);
     }
 
     /// The frame pointer, if known.

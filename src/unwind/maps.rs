@@ -31,10 +31,10 @@ pub struct Maps {
     mappings: Vec<Mapping>,
 }
 
-/// A process may have 65,530 mappings unless its administrator raised vm.max_map_count; more is not read.
-const MOST: usize = 1 << 18;
-
 impl Maps {
+    /// A process may have 65,530 mappings unless its administrator raised vm.max_map_count; more is not read.
+    pub(super) const MOST: usize = 1 << 18;
+
     /// Reads the mappings of a process.
     pub fn of(pid: Pid) -> io::Result<Self> {
         let mut text = Vec::with_capacity(16 << 10);
@@ -51,7 +51,7 @@ impl Maps {
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         let mut mappings: Vec<Mapping> = Vec::new();
-        for line in text.split(|byte| *byte == b'\n').take(MOST) {
+        for line in text.split(|byte| *byte == b'\n').take(Self::MOST) {
             let previous = mappings.last().map(|mapping| (&mapping.path, mapping.deleted));
             let Some(mapping) = parse_line(line, previous) else { continue };
             if mapping.start < mapping.end {

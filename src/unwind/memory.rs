@@ -13,6 +13,11 @@ pub trait Memory {
     /// Fills the buffer from this address; `None` if not all of it can be read.
     fn read(&self, address: u64, buffer: &mut [u8]) -> Option<()>;
 
+    /// The thread whose memory this is, if it is that of a living one.
+    fn thread(&self) -> Option<Pid> {
+        None
+    }
+
     /// Reads a little-endian word of 1 to 8 bytes.
     fn word(&self, address: u64, size: u8) -> Option<u64> {
         let mut bytes = [0; 8];
@@ -118,6 +123,10 @@ impl fmt::Debug for LiveMemory {
 }
 
 impl Memory for LiveMemory {
+    fn thread(&self) -> Option<Pid> {
+        Some(self.tid)
+    }
+
     fn read(&self, address: u64, buffer: &mut [u8]) -> Option<()> {
         let mut at = address;
         let mut rest = buffer;

@@ -40,6 +40,8 @@ mod image;
 mod maps;
 mod memory;
 pub mod modules;
+mod python;
+mod query;
 mod walk;
 mod x86_64;
 
@@ -51,6 +53,7 @@ pub use image::ProcessImage;
 pub use maps::{Mapping, Maps};
 pub use memory::{LiveMemory, Memory, StackCopy};
 pub use modules::{Module, ModuleCache};
+pub use python::{Activation, Script};
 
 use nix::unistd::Pid;
 use std::fmt;
@@ -67,6 +70,8 @@ pub enum How {
     FramePointer,
     /// By looking for what could be a return address on the stack, or as the caller of such a frame.
     Guess,
+    /// By what an interpreter says of itself: a function of the program that it runs.
+    Interpreter,
 }
 
 impl How {
@@ -77,6 +82,7 @@ impl How {
             Self::Cfi => "cfi",
             Self::FramePointer => "frame-pointer",
             Self::Guess => "guess",
+            Self::Interpreter => "interpreter",
         }
     }
 }
@@ -148,6 +154,9 @@ pub struct Trace {
     pub pid: Pid,
     /// The frames, innermost first.
     pub frames: Vec<RawFrame>,
+    /// What the interpreter runs, where the frames belong to one (CPython): of each call of its evaluation
+    /// function, innermost first. Read only from memory that has it ([`LiveMemory`]).
+    pub interpreted: Vec<Activation>,
     /// Why the trace ends before the outermost frame; `None` if it does not.
     pub truncated: Option<Reason>,
 }
@@ -189,11 +198,11 @@ impl Unwinder {
         &self.modules
     }
 
-    /// The mappings of a process as they are now. To be taken while the thread is stopped, as what is
-    /// mapped may change.
+    /// The mappings of a process. To be taken while the thread is stopped, as what is mapped may change, and
+    /// to be used while it is, unless it is [pinned](ProcessImage::pin).
     ///
     /// # Errors
-    /// What reading `/proc/PID/maps` gives: the process is gone or out of reach.
+    /// What opening `/proc/PID/maps` gives: the process is gone or out of reach.
     pub fn image(&self, pid: Pid) -> io::Result<ProcessImage> {
         ProcessImage::of(pid, Arc::clone(&self.modules))
     }
@@ -201,6 +210,18 @@ impl Unwinder {
     /// The frames of a thread.
     #[must_use]
     pub fn unwind(&self, image: &ProcessImage, registers: &Registers, memory: &dyn Memory) -> Trace {
-        walk::walk(image, registers, memory, &self.limits)
+        let mut trace = walk::walk(image, registers, memory, &self.limits);
+        let mut last = None;
+        trace.interpreted = trace
+            .frames
+            .iter()
+            .filter_map(|frame| Some((frame, frame.place.as_ref()?)))
+            .find_map(|(frame, place)| {
+                let module = place.module.as_ref().filter(|module| last != Some(module.id()))?;
+                last = Some(module.id());
+                module.activations(frame.ip.wrapping_sub(place.offset), registers, memory, self.limits.frames)
+            })
+            .unwrap_or_default();
+        trace
     }
 }

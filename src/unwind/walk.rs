@@ -28,7 +28,8 @@ const LEAF: u64 = 1 << 16;
 
 pub(super) fn walk(image: &ProcessImage, registers: &Registers, memory: &dyn Memory, limits: &Limits) -> Trace {
     let walk = Walk { image, memory, limits };
-    let mut trace = Trace { pid: image.pid(), frames: Vec::with_capacity(32), truncated: None };
+    let mut trace =
+        Trace { pid: image.pid(), frames: Vec::with_capacity(32), interpreted: Vec::new(), truncated: None };
     trace.truncated = walk.run(*registers, &mut trace.frames).err();
     trace
 }
@@ -193,8 +194,9 @@ impl Walk<'_> {
         let spec = registers.arch().spec();
         let (sp, fp) = (registers.sp(), registers.fp()?);
         let word = u64::from(spec.word);
-        let (_, stack) = self.image.maps().find(sp)?;
-        if fp % word != 0 || fp < sp || fp >= stack.end {
+        // Where the stack ends may not be known.
+        let end = self.image.mapping(sp).map_or(u64::MAX, |stack| stack.end);
+        if fp % word != 0 || fp < sp || fp >= end {
             return None;
         }
         let previous = self.memory.word(fp.checked_add(spec.frame_record.0)?, spec.word)?;
@@ -215,7 +217,7 @@ impl Walk<'_> {
             return false;
         }
         let pc = registers.pc();
-        let mapping = |address| self.image.maps().find(address).map(|found| found.0);
+        let mapping = |address| self.image.mapping(address).map(|mapping| mapping.start);
         match self.image.call_before(registers.arch(), back, self.memory) {
             Some(Called::At(target)) if mapping(target) == mapping(pc) => {
                 pc.checked_sub(target).is_some_and(|distance| distance < LEAF)

@@ -2,6 +2,7 @@
 
 mod functions;
 mod lines;
+mod reach;
 mod split;
 mod unit;
 
@@ -9,7 +10,8 @@ use super::Symbol;
 use crate::unwind::Module;
 use crate::unwind::modules::elf::Elf;
 use crate::unwind::modules::separate;
-use gimli::{DebugInfoOffset, Dwarf, EndianSlice, LittleEndian, SectionId};
+use gimli::{DebugAranges, DebugInfoOffset, Dwarf, EndianSlice, LittleEndian, SectionId};
+use reach::Reach;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -66,23 +68,35 @@ impl Debug {
     /// The functions at an address, the innermost inlined one first. `None` if nothing is known.
     pub fn at(&self, module: &Module, address: u64) -> Option<Vec<Symbol>> {
         let elf = if self.separate { module.separate()? } else { module.elf()? };
-        let mut dwarf = load(elf);
-        if let Some(alternate) = &self.alternate {
-            dwarf.set_sup(load(alternate));
-        }
         let fuel = Fuel(Cell::new(FUEL));
-        let mut seen = None;
-        let (spans, with_aranges) = self.aranges.get_or_init(|| aranges(&dwarf, &fuel));
-        if let Some(offset) = find(spans, address) {
-            let symbols = self.in_unit(&dwarf, module, offset, address, &fuel);
-            if symbols.as_ref().is_some_and(|symbols| symbols.iter().all(|symbol| symbol.function.is_some())) {
-                return symbols;
+        let (spans, with_aranges) = self.aranges.get_or_init(|| aranges(elf, &fuel));
+        let known = find(spans, address);
+        let of_unit = |offset: usize, reach: Option<&Reach>| {
+            let mut dwarf = load(elf, reach);
+            if let Some(alternate) = &self.alternate {
+                dwarf.set_sup(load(alternate, None));
             }
-            seen = symbols;
+            self.in_unit(&dwarf, module, offset, address, &fuel)
+        };
+        let mut seen = None;
+        if let Some(offset) = known {
+            // With no more of the sections than the unit itself needs; if that leaves anything open, again
+            // with all of them.
+            let reach = Reach::of(elf, offset);
+            if let Some(reach) = &reach {
+                seen = of_unit(offset, Some(reach));
+            }
+            if !is_whole(seen.as_deref()) && reach.is_none_or(|reach| !reach.is_everything(elf)) {
+                self.units.lock().unwrap_or_else(PoisonError::into_inner).remove(&offset);
+                seen = of_unit(offset, None);
+            }
+            if is_whole(seen.as_deref()) {
+                return seen;
+            }
         }
-        let others = self.others.get_or_init(|| unit::spans(&dwarf, with_aranges, &fuel));
+        let others = self.others.get_or_init(|| unit::spans(&load(elf, None), with_aranges, &fuel));
         match find(others, address) {
-            Some(offset) => self.in_unit(&dwarf, module, offset, address, &fuel).or(seen),
+            Some(offset) => of_unit(offset, None).or(seen),
             None => seen,
         }
     }
@@ -117,19 +131,28 @@ impl Debug {
     }
 }
 
+/// Whether nothing is left to be found.
+fn is_whole(symbols: Option<&[Symbol]>) -> bool {
+    symbols.is_some_and(|symbols| symbols.iter().all(|symbol| symbol.function.is_some()))
+}
+
 /// The sections that are needed here, of which only the compressed ones cost anything.
-fn load(elf: &Elf) -> Dwarf<Slice<'_>> {
+fn load<'a>(elf: &'a Elf, reach: Option<&Reach>) -> Dwarf<Slice<'a>> {
     let load = |id: SectionId| -> Result<Slice<'_>, std::convert::Infallible> {
-        let unwanted = matches!(
-            id,
+        let wanted = match id {
             SectionId::DebugLoc
-                | SectionId::DebugLocLists
-                | SectionId::DebugMacinfo
-                | SectionId::DebugMacro
-                | SectionId::DebugNames
-                | SectionId::DebugTypes
-        );
-        let data = if unwanted { None } else { elf.data(id.name()) };
+            | SectionId::DebugLocLists
+            | SectionId::DebugAranges
+            | SectionId::DebugMacinfo
+            | SectionId::DebugMacro
+            | SectionId::DebugNames
+            | SectionId::DebugTypes => None,
+            SectionId::DebugInfo => Some(reach.map_or(usize::MAX, |reach| reach.info)),
+            SectionId::DebugAbbrev => Some(reach.map_or(usize::MAX, |reach| reach.abbreviations)),
+            SectionId::DebugLine => Some(reach.map_or(usize::MAX, |reach| reach.lines)),
+            _ => Some(usize::MAX),
+        };
+        let data = wanted.and_then(|wanted| elf.data_up_to(id.name(), wanted));
         Ok(EndianSlice::new(data.unwrap_or_default(), LittleEndian))
     };
     let Ok(dwarf) = Dwarf::load(load);
@@ -144,10 +167,11 @@ fn find(spans: &Spans, address: u64) -> Option<usize> {
 }
 
 /// What `.debug_aranges` says, and of which units.
-fn aranges(dwarf: &Dwarf<Slice<'_>>, fuel: &Fuel) -> (Spans, Vec<usize>) {
+fn aranges(elf: &Elf, fuel: &Fuel) -> (Spans, Vec<usize>) {
     let mut spans = Spans::new();
     let mut units = Vec::new();
-    let mut headers = dwarf.debug_aranges.headers();
+    let data = elf.data(SectionId::DebugAranges.name()).unwrap_or_default();
+    let mut headers = DebugAranges::new(data, LittleEndian).headers();
     while let Ok(Some(header)) = headers.next() {
         let unit = header.debug_info_offset().0;
         let before = spans.len();

@@ -1,7 +1,8 @@
 //! An ELF file, as far as unwinding and symbols need it: mapped, not read, and parsed once.
 
+use super::guard::FileMap;
+use super::inflate::Inflated;
 use crate::unwind::Arch;
-use memmap2::Mmap;
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{CompressionHeader as _, FileHeader, ProgramHeader as _, SectionHeader as _};
 use object::{CompressedData, CompressionFormat, Endianness};
@@ -18,7 +19,7 @@ const FACTOR: u64 = 1100;
 /// Where the bytes are.
 pub enum Bytes {
     /// A mapped file.
-    Mapped(Mmap),
+    Mapped(FileMap),
     /// Read from memory, or decompressed.
     Owned(Vec<u8>),
 }
@@ -59,6 +60,12 @@ pub struct Section {
     compression: Option<(CompressionFormat, u64, u64)>,
 }
 
+/// A section's contents that are not as they stand in the file.
+enum Contents {
+    Whole(Vec<u8>),
+    Growing(Inflated),
+}
+
 /// An ELF file.
 pub struct Elf {
     bytes: Bytes,
@@ -72,7 +79,7 @@ pub struct Elf {
     pub eh_frame_hdr: Option<u64>,
     sections: Vec<Section>,
     by_name: HashMap<String, usize>,
-    decompressed: Vec<OnceLock<Option<Vec<u8>>>>,
+    decompressed: Vec<OnceLock<Option<Contents>>>,
     /// The build-id, where there is one.
     pub build_id: Option<Arc<[u8]>>,
 }
@@ -90,10 +97,7 @@ impl Elf {
         if !file.metadata().ok()?.is_file() {
             return None;
         }
-        // SAFETY: the mapping is private and read-only. A writer may change what we see, which all that reads
-        // it must stand anyway (the contents are hostile), and it is only read through slices of bytes.
-        let map = unsafe { Mmap::map(file) }.ok()?;
-        Self::parse(Bytes::Mapped(map))
+        Self::parse(Bytes::Mapped(FileMap::of(file).ok()?))
     }
 
     /// Parses bytes. `None` if they are no ELF file of a machine that we know.
@@ -153,20 +157,60 @@ impl Elf {
     /// The contents of a section, decompressed if need be, once.
     #[must_use]
     pub fn data(&self, name: &str) -> Option<&[u8]> {
+        self.data_up_to(name, usize::MAX)
+    }
+
+    /// The contents of a section from its start to at least `wanted`, if it has so many: what is compressed
+    /// is inflated no further.
+    #[must_use]
+    pub fn data_up_to(&self, name: &str, wanted: usize) -> Option<&[u8]> {
         let index = *self.by_name.get(name)?;
         let section = self.sections.get(index)?;
         let raw = self.file_range(&section.file)?;
         let Some((format, header, size)) = section.compression else { return Some(raw) };
-        self.decompressed
-            .get(index)?
-            .get_or_init(|| decompress(raw.get(usize::try_from(header).ok()?..)?, format, size))
-            .as_deref()
+        let packed = raw.get(usize::try_from(header).ok()?..)?;
+        match self.decompressed.get(index)?.get_or_init(|| contents(packed, format, size)).as_ref()? {
+            Contents::Whole(bytes) => Some(bytes),
+            Contents::Growing(inflated) => {
+                let bytes = inflated.up_to(packed, wanted);
+                (bytes.len() >= wanted.min(inflated.size())).then_some(bytes)
+            }
+        }
+    }
+
+    /// The size of a section's contents, and whether they have to be decompressed.
+    #[must_use]
+    pub fn data_size(&self, name: &str) -> Option<(u64, bool)> {
+        let section = self.section(name)?;
+        Some(match section.compression {
+            Some((_, _, size)) => (size, true),
+            None => (section.file.end.saturating_sub(section.file.start), false),
+        })
     }
 
     /// The bytes of a section as they stand in the file.
     #[must_use]
     pub fn raw_data(&self, section: &Section) -> Option<&[u8]> {
         self.file_range(&section.file)
+    }
+
+    /// The value of a defined symbol of the dynamic symbol table.
+    #[must_use]
+    pub fn dynamic_symbol(&self, name: &str) -> Option<u64> {
+        let table = self.section(".dynsym")?;
+        let (symbols, strings) = (self.raw_data(table)?, self.raw_data(self.section_at(table.link)?)?);
+        let size = if self.is_64 { 24 } else { 16 };
+        symbols.chunks_exact(size).find_map(|symbol| {
+            let at = u32::from_le_bytes(*symbol.first_chunk()?);
+            let found =
+                strings.get(usize::try_from(at).ok()?..)?.strip_prefix(name.as_bytes())?.first() == Some(&0);
+            let (section, value) = if self.is_64 {
+                (symbol.get(6..8)?, u64::from_le_bytes(*symbol.get(8..)?.first_chunk()?))
+            } else {
+                (symbol.get(14..16)?, u32::from_le_bytes(*symbol.get(4..)?.first_chunk()?).into())
+            };
+            (found && section != [0, 0]).then_some(value)
+        })
     }
 
     /// The address, as linked, of a place in the file (by the executable segment, if two share a page).
@@ -193,13 +237,16 @@ impl Elf {
     }
 }
 
-fn decompress(data: &[u8], format: CompressionFormat, size: u64) -> Option<Vec<u8>> {
+fn contents(data: &[u8], format: CompressionFormat, size: u64) -> Option<Contents> {
     if size > DECOMPRESSED || size > (data.len() as u64).saturating_add(64).saturating_mul(FACTOR) {
         return None;
     }
+    if format == CompressionFormat::Zlib {
+        return Some(Contents::Growing(Inflated::new(usize::try_from(size).ok()?)));
+    }
     match (CompressedData { format, data, uncompressed_size: size }).decompress().ok()? {
-        Cow::Owned(bytes) => Some(bytes),
-        Cow::Borrowed(bytes) => Some(bytes.to_vec()),
+        Cow::Owned(bytes) => Some(Contents::Whole(bytes)),
+        Cow::Borrowed(bytes) => Some(Contents::Whole(bytes.to_vec())),
     }
 }
 

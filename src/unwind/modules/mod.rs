@@ -1,11 +1,14 @@
 //! The files that processes map, opened and parsed once, shared by all processes.
 
 pub mod elf;
+mod guard;
+mod inflate;
 pub mod open;
 pub mod separate;
 
 use super::Mapping;
 use super::cfi::Tables;
+use super::python::Interpreter;
 use elf::{Bytes, Elf};
 use nix::unistd::Pid;
 use open::Identity;
@@ -37,6 +40,7 @@ pub struct Module {
     elf: OnceLock<Option<Elf>>,
     separate: OnceLock<Option<Elf>>,
     tables: Tables,
+    interpreter: OnceLock<Option<Interpreter>>,
 }
 
 impl std::fmt::Debug for Module {
@@ -56,6 +60,7 @@ impl Module {
             elf: OnceLock::new(),
             separate: OnceLock::new(),
             tables: Tables::default(),
+            interpreter: OnceLock::new(),
         }
     }
 
@@ -102,6 +107,11 @@ impl Module {
     #[must_use]
     pub fn build_id(&self) -> Option<&Arc<[u8]>> {
         self.elf()?.build_id.as_ref()
+    }
+
+    /// What it is as an interpreter of Python, if it is one.
+    pub(super) fn interpreter(&self) -> Option<Interpreter> {
+        *self.interpreter.get_or_init(|| self.elf().and_then(Interpreter::of))
     }
 
     pub(super) fn tables(&self) -> &Tables {

@@ -23,6 +23,9 @@ impl From<&libc::user_regs_struct> for Registers {
         for (number, value) in (0_u8..).zip(values) {
             registers.set(number, value);
         }
+        if user.fs_base != 0 {
+            registers.set_thread_pointer(user.fs_base);
+        }
         registers
     }
 }
