@@ -1,10 +1,15 @@
 //! The event schema, once. Keys and values are public interface: a change is a breaking change.
 
+mod stack;
+
+pub use stack::{Frame, Stack};
+
 use crate::operation::{Address, SocketKind, UnixAddress};
 use crate::policy::Class;
 use nix::errno::Errno;
 use serde::{Serialize, Serializer};
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// The version of the schema (`v`).
@@ -102,6 +107,9 @@ pub struct Call {
     /// The rule that decided, as the user wrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// Where in the program it was made.
+    #[serde(flatten, serialize_with = "stack::serialize")]
+    pub stack: Option<Arc<Stack>>,
 }
 
 impl Call {
@@ -270,6 +278,7 @@ pub(crate) mod tests {
             action: Action::Block,
             reason: "no proxy or rule covers it".into(),
             rule: None,
+            stack: None,
         };
         call.set_result(-1);
         let time = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 42);

@@ -17,5 +17,6 @@ pub mod output;
 pub mod pipeline;
 pub mod policy;
 pub mod run;
+pub mod stacks;
 pub mod symbols;
 pub mod unwind;

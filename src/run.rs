@@ -3,7 +3,7 @@
 use crate::action::end;
 use crate::backends;
 use crate::cli::FAILURE;
-use crate::config::{BackendChoice, Config, Leftover, OnLeak, Trace};
+use crate::config::{BackendChoice, Config, Leftover, OnLeak, Stack, Trace};
 use crate::operation::interest::{self, Interest};
 use crate::output::Recorder;
 use crate::pipeline::{OnProgramEnd, Pipeline};
@@ -108,7 +108,7 @@ fn run_on(
         let capabilities = backend.capabilities();
         check(&*backend, capabilities, pipeline)?;
         let plan = Plan { observe_results: plan.observe_results && capabilities.observes_results, ..plan.clone() };
-        pipeline.begin(backend.name(), plan.observe_results);
+        pipeline.begin(backend.name(), plan.observe_results, capabilities.looks);
         if first {
             command.severed = pipeline.judge_inherited();
             if kills && !command.severed.is_empty() {
@@ -135,6 +135,10 @@ fn run_on(
 fn check(backend: &dyn Backend, capabilities: Capabilities, pipeline: &Pipeline) -> Result<(), BackendError> {
     if pipeline.on_leak() != OnLeak::Log && !(capabilities.refuse && capabilities.perform) {
         let what = format!("the {} backend can only record: use --on-leak log", backend.name());
+        return Err(BackendError::Unavailable(what));
+    }
+    if pipeline.stack() == Stack::Always && !capabilities.looks {
+        let what = format!("the {} backend can't take stack traces: use --stack never", backend.name());
         return Err(BackendError::Unavailable(what));
     }
     Ok(())

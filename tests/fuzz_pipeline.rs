@@ -130,7 +130,7 @@ fn pipeline(options: Options) -> Pipeline {
     let config = Config::load(run, &|_| None).unwrap();
     let recorder = Recorder::open(Format::Jsonl, Some(Path::new("/dev/null"))).unwrap();
     let pipeline = Pipeline::new(config, recorder, Box::new(|_| ())).unwrap();
-    pipeline.begin("fuzz", false);
+    pipeline.begin("fuzz", false, false);
     pipeline
 }
 

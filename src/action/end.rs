@@ -4,7 +4,6 @@ use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sockstrace_backend::Tracee;
 use sockstrace_backend::proc::Status;
 use sockstrace_backend::{signals, tree};
 use std::fs;
@@ -15,11 +14,7 @@ use std::time::Duration;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Ends the process.
-pub fn kill_process(tracee: &dyn Tracee) {
-    end(tracee.pid());
-}
-
-fn end(pid: Pid) {
+pub fn kill_process(pid: Pid) {
     // ESRCH: it is gone, as it should be.
     let _: Result<(), Errno> = kill(pid, Signal::SIGKILL);
 }
@@ -35,8 +30,7 @@ pub fn kill_tree() {
 }
 
 /// Ends the process with SIGABRT, sent to the very thread that leaked: its core shows the call.
-pub fn abort_with_core(tracee: &dyn Tracee) {
-    let (pid, tid) = (tracee.pid(), tracee.tid());
+pub fn abort_with_core(pid: Pid, tid: Pid) {
     // SAFETY: takes integers only. ESRCH: it is gone.
     unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw(), tid.as_raw(), libc::SIGABRT) };
     let ensure = move || {
@@ -46,11 +40,11 @@ pub fn abort_with_core(tracee: &dyn Tracee) {
             !matches!(status.state, b'Z' | b'X') && status.shared_pending & signals::bit(libc::SIGKILL) == 0
         });
         if survives && !dumps_core(pid) {
-            end(pid);
+            kill_process(pid);
         }
     };
     if std::thread::Builder::new().name("core".into()).spawn(ensure).is_err() {
-        end(pid);
+        kill_process(pid);
     }
 }
 

@@ -117,8 +117,14 @@ choices! {
         Judge = "judge",
     }
 
-    pub(super) enum Stack {
+    /// `--stack`
+    pub enum Stack {
+        /// On leaks.
         #[default]
+        Auto = "auto",
+        /// On every event.
+        Always = "always",
+        /// Never.
         Never = "never",
     }
 }

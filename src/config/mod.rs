@@ -8,13 +8,13 @@ mod errno;
 mod options;
 mod unbuilt;
 
-pub use choices::{BackendChoice, Format, Leftover, OnLeak, Trace};
+pub use choices::{BackendChoice, Format, Leftover, OnLeak, Stack, Trace};
 pub use options::{Options, Source};
 pub use unbuilt::{check_command, unbuilt};
 
 use crate::cli::Run;
 use crate::policy::{Policy, PolicyOptions, redact};
-use choices::{Choice, Disclosure, Dns, Incoming, Stack, Syscalls, Unix};
+use choices::{Choice, Disclosure, Dns, Incoming, Syscalls, Unix};
 use nix::errno::Errno;
 use options::{Given, Layers, variable};
 use std::ffi::OsString;
@@ -39,6 +39,8 @@ pub struct Config {
     pub strict: bool,
     /// Which events are written.
     pub trace: Trace,
+    /// Which of them get a stack trace.
+    pub stack: Stack,
     /// How they are written.
     pub format: Format,
     /// Where they go; `None` is standard error.
@@ -79,7 +81,6 @@ impl Config {
         }
         // Checked though only one value is built.
         choice::<Dns>("dns", layers.dns.as_ref())?;
-        choice::<Stack>("stack", layers.stack.as_ref())?;
         let block_errno = parsed("block_errno", layers.block_errno.as_ref(), errno::from_name)?;
         let leak_exit_code = parsed("leak_exit_code", layers.leak_exit_code.as_ref(), exit_code)?;
         Ok(Self {
@@ -90,6 +91,7 @@ impl Config {
             leftover: choice("leftover", layers.leftover.as_ref())?,
             strict: choice::<Syscalls>("syscalls", layers.syscalls.as_ref())? == Syscalls::Strict,
             trace: choice("trace", layers.trace.as_ref())?,
+            stack: choice("stack", layers.stack.as_ref())?,
             format: choice("format", layers.format.as_ref())?,
             output: layers.output.as_ref().map(output).transpose()?,
             leak_exit_code: leak_exit_code.unwrap_or(DEFAULT_LEAK_EXIT_CODE),

@@ -190,7 +190,7 @@ options! {
     #[arg(value_name = "WHICH", help_heading = "What is written")]
     trace: String,
 
-    /// Stack traces: auto (on leaks), always or never
+    /// Stack traces: auto (on leaks), always (on every event that is written) or never [default: auto]
     #[arg(value_name = "WHEN", help_heading = "What is written")]
     stack: String,
 

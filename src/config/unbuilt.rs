@@ -15,7 +15,6 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("socks_isolation", &[]),
     ("dns", &["redirect"]),
     ("isolate", &["true"]),
-    ("stack", &["auto", "always"]),
     ("capture", &[]),
     ("capture_max", &[]),
     ("capture_path", &[]),

@@ -25,7 +25,7 @@ enum Whole {
 }
 
 impl Scene<'_> {
-    pub(super) fn play(mut self) -> Outcome {
+    pub(super) fn play(&mut self) -> Outcome {
         let call = match Arguments::of(self.call, self.tracee) {
             Ok(Some(call)) => call,
             Ok(None) => return CONTINUE,

@@ -54,8 +54,10 @@ impl Pipeline {
                 action: if leaks { self.config.on_leak.action() } else { Action::Continue },
                 reason: verdict.reason.clone(),
                 rule: verdict.rule.map(ToOwned::to_owned),
+                // Nothing of PROGRAM runs yet.
+                stack: None,
             };
-            self.recorder.write(Event::now(Body::Syscall(call)));
+            self.recorder.write(Event::now(Body::Syscall(call)).into());
         }
         severs
     }

@@ -4,8 +4,8 @@
 
 mod calls;
 mod inherited;
+mod traced;
 
-use crate::action::end;
 use crate::action::interrupt::Watcher;
 use crate::action::perform::{Performed, Performer, failed};
 use crate::cli::FAILURE;
@@ -14,15 +14,18 @@ use crate::event::{self, Action, Body, Call, Change, Event, Judgement, Process, 
 use crate::operation::address::Address;
 use crate::operation::layout::Unreadable;
 use crate::operation::{Operation, SocketKind};
-use crate::output::Recorder;
+use crate::output::{Recorder, Slip};
 use crate::policy::Verdict;
+use crate::stacks::Stacks;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::{Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use traced::{Before, Traced};
 
 /// Who wants to know sockstrace's exit status as soon as PROGRAM has ended.
 pub type OnProgramEnd = Box<dyn Fn(u8) + Send + Sync>;
@@ -35,6 +38,9 @@ pub struct Pipeline {
     on_program_end: OnProgramEnd,
     /// Results of calls that continue will come by [`Handler::returned`].
     observes_results: AtomicBool,
+    /// The backend can look at threads, and somebody wants to see their stacks.
+    looks: AtomicBool,
+    stacks: Arc<Stacks>,
     judged: AtomicU64,
     leaks: AtomicU64,
     /// The tree is being killed: nothing is let through any more.
@@ -53,7 +59,9 @@ struct Seen {
     /// With `--trace all`: what the living processes run.
     programs: HashMap<i32, Who>,
     /// Events that wait for their call's result.
-    pending: HashMap<u64, Vec<Event>>,
+    pending: HashMap<u64, Vec<Slip>>,
+    /// Calls that were let go with a look, and may come again.
+    let_go: BTreeMap<u64, Before>,
 }
 
 /// A call on its way.
@@ -64,6 +72,8 @@ struct Scene<'a> {
     patience: Patience,
     /// The name to report: that of the call behind a `socketcall`.
     name: &'static str,
+    /// Its stack.
+    traced: Traced,
 }
 
 /// What an operation is about, for the event.
@@ -85,6 +95,8 @@ impl Pipeline {
             watcher: Watcher::new()?,
             on_program_end,
             observes_results: AtomicBool::new(false),
+            looks: AtomicBool::new(false),
+            stacks: Arc::default(),
             judged: AtomicU64::new(0),
             leaks: AtomicU64::new(0),
             ending: AtomicBool::new(false),
@@ -94,10 +106,11 @@ impl Pipeline {
     }
 
     /// Events now come from the backend of this name; with `observes_results`, the results of calls that
-    /// continue come by [`Handler::returned`].
-    pub fn begin(&self, backend: &'static str, observes_results: bool) {
+    /// continue come by [`Handler::returned`]; with `looks`, threads can be looked at.
+    pub fn begin(&self, backend: &'static str, observes_results: bool, looks: bool) {
         self.seen().backend = backend;
         self.observes_results.store(observes_results, Ordering::SeqCst);
+        self.looks.store(looks && self.shows_stacks(), Ordering::SeqCst);
     }
 
     /// What happens to leaks.
@@ -112,7 +125,10 @@ impl Pipeline {
         match u8::try_from(ended.shell_status()).unwrap_or(u8::MAX) {
             0 if self.leaks.load(Ordering::SeqCst) > 0 => self.config.leak_exit_code as u8,
             // What could not be written may have been a leak.
-            0 if self.recorder.dropped() > 0 => FAILURE,
+            0 => {
+                self.recorder.settle(LAST_STACKS);
+                if self.recorder.dropped() > 0 { FAILURE } else { 0 }
+            }
             status => status,
         }
     }
@@ -120,7 +136,7 @@ impl Pipeline {
     /// Writes the last line.
     pub fn finish(&self, exit: i32) {
         let pending = std::mem::take(&mut self.seen().pending);
-        pending.into_values().flatten().for_each(|event| self.recorder.write(event));
+        pending.into_values().flatten().for_each(|slip| self.recorder.write(slip));
         let processes = self.seen().processes.len() as u64;
         let summary = Summary {
             events: self.judged.load(Ordering::SeqCst),
@@ -129,7 +145,7 @@ impl Pipeline {
             dropped: 0,
             exit,
         };
-        self.recorder.write(Event::now(Body::Summary(summary)));
+        self.recorder.finish(Event::now(Body::Summary(summary)), LAST_STACKS);
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -157,23 +173,25 @@ impl Handler for Pipeline {
         if self.ending.load(Ordering::SeqCst) {
             return failed(Errno::EPERM);
         }
-        let scene = Scene { pipeline: self, call, tracee, patience, name: call.syscall.name() };
-        scene.play()
+        let traced = self.traced(tracee);
+        let mut scene = Scene { pipeline: self, call, tracee, patience, name: call.syscall.name(), traced };
+        let outcome = scene.play();
+        scene.look_at(outcome)
     }
 
     fn returned(&self, call: &InterceptedCall, result: i64) {
         let pending = self.seen().pending.remove(&call.id);
-        for mut event in pending.into_iter().flatten() {
-            if let Body::Syscall(call) = &mut event.body {
+        for mut slip in pending.into_iter().flatten() {
+            if let Body::Syscall(call) = &mut slip.event.body {
                 call.set_result(result);
             }
-            self.recorder.write(event);
+            self.recorder.write(slip);
         }
     }
 
     fn abandoned(&self, call: &InterceptedCall) {
         let pending = self.seen().pending.remove(&call.id);
-        pending.into_iter().flatten().for_each(|event| self.recorder.write(event));
+        pending.into_iter().flatten().for_each(|slip| self.recorder.write(slip));
     }
 
     fn program_ended(&self, ended: Ended) {
@@ -208,7 +226,7 @@ impl Handler for Pipeline {
                 self.seen().programs.insert(pid.as_raw(), who.clone());
             }
             let process = Process { who, event: change, status, signal };
-            self.recorder.write(Event::now(Body::Process(process)));
+            self.recorder.write(Event::now(Body::Process(process)).into());
         }
     }
 }
@@ -232,7 +250,7 @@ impl Scene<'_> {
         let outcome = if self.only_logs() { Outcome::Reply(Reply::Continue) } else { perform() };
         match &outcome {
             // Either comes again, and is judged again.
-            Outcome::NeedsPatience | Outcome::Reply(Reply::Restart) => {}
+            Outcome::NeedsPatience | Outcome::Reply(Reply::Restart) | Outcome::Look(..) => {}
             Outcome::Reply(reply) => self.record(subject, operation, &verdict, Action::Continue, reply, None),
         }
         outcome
@@ -255,14 +273,9 @@ impl Scene<'_> {
             self.pipeline.ending.store(true, Ordering::SeqCst);
         }
         // The event first: who is dead has no name any more.
-        let note = (action == Action::Core).then(|| end::core_place(self.tracee.pid()));
+        let note = (action == Action::Core).then(|| crate::action::end::core_place(self.tracee.pid()));
         self.record(subject, operation, verdict, action, &reply, note);
-        match action {
-            Action::Kill => end::kill_process(self.tracee),
-            Action::KillTree => end::kill_tree(),
-            Action::Core => end::abort_with_core(self.tracee),
-            Action::Continue | Action::Block | Action::Redirect => {}
-        }
+        self.end(action);
         Outcome::Reply(reply)
     }
 
@@ -308,6 +321,11 @@ impl Scene<'_> {
         note: Option<String>,
     ) {
         let pipeline = self.pipeline;
+        let written = verdict.is_leak() || pipeline.traces_all();
+        let known = written.then(|| self.fingerprint(subject, operation, verdict));
+        if self.was_recorded(known.as_ref()) {
+            return;
+        }
         pipeline.judged.fetch_add(1, Ordering::SeqCst);
         if verdict.is_leak() {
             pipeline.leaks.fetch_add(1, Ordering::SeqCst);
@@ -316,9 +334,7 @@ impl Scene<'_> {
         if pipeline.last_seen.swap(pid, Ordering::Relaxed) != pid {
             pipeline.seen().processes.insert(pid);
         }
-        if !verdict.is_leak() && !pipeline.traces_all() {
-            return;
-        }
+        let Some(known) = known else { return };
         let mut reason = verdict.reason.clone();
         if let Some(note) = note {
             reason = Cow::Owned(format!("{reason}; {note}"));
@@ -329,7 +345,7 @@ impl Scene<'_> {
             abi: self.call.abi.name(),
             fd: subject.fd,
             socket: subject.socket.map(event::Socket::from),
-            address: address(operation).and_then(event::address),
+            address: known.address.clone(),
             returned: None,
             errno: None,
             verdict: if verdict.is_leak() { Judgement::Leak } else { Judgement::Allowed },
@@ -337,6 +353,7 @@ impl Scene<'_> {
             action,
             reason,
             rule: verdict.rule.map(ToOwned::to_owned),
+            stack: None,
         };
         match reply {
             Reply::Return(value) => call.set_result(*value),
@@ -346,14 +363,19 @@ impl Scene<'_> {
             }
             _ => {}
         }
-        let event = Event::now(Body::Syscall(call));
+        let stack = self.awaits_stack(verdict.is_leak());
+        self.note(known);
+        let slip = Slip { event: Event::now(Body::Syscall(call)), stack };
         if *reply == Reply::Continue && pipeline.observes_results.load(Ordering::SeqCst) {
-            pipeline.seen().pending.entry(self.call.id).or_default().push(event);
+            pipeline.seen().pending.entry(self.call.id).or_default().push(slip);
         } else {
-            pipeline.recorder.write(event);
+            pipeline.recorder.write(slip);
         }
     }
 }
+
+/// How long the last events may wait for their stacks, when the program has ended.
+const LAST_STACKS: Duration = Duration::from_secs(30);
 
 const OUT_OF_REACH: &str = "the process can't be looked into (not dumpable, or in another user namespace); \
                             run sockstrace as root, or with --user-namespace";

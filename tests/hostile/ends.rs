@@ -272,7 +272,7 @@ fn unwritable_output() {
     });
 }
 
-/// Descriptors, threads and memory (kB) of a process.
+/// Descriptors, threads and memory (kB, without files that are mapped) of a process.
 fn possessions(pid: i32) -> (usize, u64, u64) {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -280,7 +280,7 @@ fn possessions(pid: i32) -> (usize, u64, u64) {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
     };
-    (descriptors, field("Threads:"), field("VmRSS:"))
+    (descriptors, field("Threads:"), field("RssAnon:"))
 }
 
 #[test]

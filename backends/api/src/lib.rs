@@ -22,6 +22,7 @@ pub mod call;
 pub mod filter;
 pub mod job;
 pub mod launch;
+pub mod look;
 pub mod proc;
 pub mod reap;
 pub mod remote;
@@ -33,6 +34,7 @@ use std::fmt;
 pub use call::{Abi, InterceptedCall, Syscall};
 pub use filter::{Comparison, Condition, Trap};
 pub use launch::Command;
+pub use look::{Halted, Look};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::OwnedFd;
@@ -52,6 +54,8 @@ pub struct Capabilities {
     pub attach: bool,
     /// Every process birth, exec and exit is reported.
     pub reports_processes: bool,
+    /// A thread in a call can be held still and looked at ([`Outcome::Look`]).
+    pub looks: bool,
 }
 
 /// What is to be watched, and how; the same for every backend.
@@ -127,6 +131,13 @@ pub trait Tracee {
 
     /// Whether the thread is still stopped in this very call (it may have been killed).
     fn is_waiting(&self) -> bool;
+
+    /// The [`InterceptedCall::id`] of the call that this one is made anew in place of: it was answered with
+    /// [`Reply::Continue`] and looked at, and comes once more before the kernel carries it out. What the thread
+    /// asks for may have changed in between, so that it is to be judged again.
+    fn repeats(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Why memory of a tracee could not be read or written.
@@ -158,6 +169,10 @@ pub enum Patience {
 pub enum Outcome {
     /// This is the answer.
     Reply(Reply),
+    /// This is the answer, once the thread has been looked at. The look comes after the judgement, and before
+    /// the thread runs a single instruction of its own with the answer. With [`Reply::Continue`] the call may
+    /// come again: see [`Tracee::repeats`]. Only to backends whose [`Capabilities::looks`] is set.
+    Look(Reply, Look),
     /// Nothing was done yet; call again with [`Patience::MayBlock`]. Never an answer to that.
     NeedsPatience,
 }

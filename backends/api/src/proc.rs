@@ -109,6 +109,24 @@ pub fn thread_name(tid: Pid) -> Option<OsString> {
     Some(OsString::from_vec(name))
 }
 
+/// Program counter and stack pointer of a thread that waits in a system call: /proc/TID/syscall of proc(5).
+#[must_use]
+pub fn place(tid: Pid) -> Option<(u64, u64)> {
+    // A thread that was just stopped may still be on its way to sleep: "running".
+    const TRIES: u32 = 200;
+    const BETWEEN: std::time::Duration = std::time::Duration::from_micros(50);
+    for _ in 0..TRIES {
+        let text = fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
+        let hexadecimal = |word: &str| u64::from_str_radix(word.trim().strip_prefix("0x")?, 16).ok();
+        let mut words = text.rsplit(' ');
+        if let (Some(pc), Some(sp)) = (words.next().and_then(hexadecimal), words.next().and_then(hexadecimal)) {
+            return Some((pc, sp));
+        }
+        std::thread::sleep(BETWEEN);
+    }
+    None
+}
+
 /// The executable's path, as the kernel tells it (` (deleted)` at its end where it is).
 #[must_use]
 pub fn executable(pid: Pid) -> Option<PathBuf> {
@@ -171,6 +189,24 @@ mod tests {
         assert_eq!(status.tgid, std::process::id() as i32);
         assert!(status.threads >= 1);
         assert_eq!(status.uid[1], nix::unistd::geteuid().as_raw());
+    }
+
+    #[test]
+    fn where_a_waiting_thread_is() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let (pc, sp) = place(pid).unwrap();
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let holds = |line: &str, address: u64| {
+            let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            let bound = |text| u64::from_str_radix(text, 16).unwrap();
+            (bound(from)..bound(to)).contains(&address)
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(maps.lines().any(|line| holds(line, pc) && line.contains("r-xp")), "{pc:#x}\n{maps}");
+        assert!(maps.lines().any(|line| holds(line, sp) && line.contains("[stack]")), "{sp:#x}\n{maps}");
+        assert_eq!(place(pid), None);
     }
 
     #[test]

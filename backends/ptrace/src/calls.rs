@@ -7,7 +7,7 @@ use crate::select::{CLONE_UNTRACED, Wanted};
 use crate::threads::{Again, AtExit, Phase, Stand};
 use crate::tracee::Stopped;
 use crate::tracer::{Mode, Tracer};
-use crate::worker::{Answer, Job};
+use crate::worker::{Answer, Job, Task};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::{Abi, InterceptedCall, Outcome, Patience, Reply, Syscall};
@@ -53,16 +53,25 @@ impl Tracer {
         let waiting = Arc::new(AtomicBool::new(true));
         let mut tracee =
             Stopped { tid, pid, remotes: Arc::clone(&self.remotes), waiting, patience: Patience::AtOnce };
-        match self.handler.handle(&call, &tracee, Patience::AtOnce) {
-            Outcome::Reply(reply) => self.carry_out(tid, call, stand, &reply),
-            Outcome::NeedsPatience => {
-                tracee.patience = Patience::MayBlock;
-                if let Some(thread) = self.threads.get(tid) {
-                    let waiting = Arc::clone(&tracee.waiting);
-                    thread.phase = Phase::Judged { call, stand, waiting };
-                    self.workers.submit(Job { call, tracee });
-                }
+        let task = match self.handler.handle(&call, &tracee, Patience::AtOnce) {
+            Outcome::Reply(reply) => return self.carry_out(tid, call, stand, &reply),
+            // Its memory may have to be waited for.
+            Outcome::Look(reply, look) => Task::Look(reply, look),
+            Outcome::NeedsPatience => Task::Judge,
+        };
+        let registers = control::registers(tid);
+        let Some(registers) = self.check(tid, registers) else {
+            // Gone, or its process ended by us: nobody is left to be answered.
+            if self.observe {
+                self.handler.abandoned(&call);
             }
+            return;
+        };
+        tracee.patience = Patience::MayBlock;
+        if let Some(thread) = self.threads.get(tid) {
+            let waiting = Arc::clone(&tracee.waiting);
+            thread.phase = Phase::Judged { call, stand, waiting };
+            self.workers.submit(Job { call, tracee, registers, task });
         }
     }
 

@@ -143,6 +143,11 @@ pub fn place(tid: Pid) -> Result<Place, Errno> {
     Ok(if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY { Place::Entry(frame) } else { Place::Seccomp(frame) })
 }
 
+/// All general registers of a stopped tracee.
+pub fn registers(tid: Pid) -> Result<libc::user_regs_struct, Errno> {
+    ptrace::getregs(tid)
+}
+
 /// Reads a word of the tracee's memory; unlike process_vm_readv(2) it never waits for a userfaultfd, but
 /// fails.
 pub fn peek(tid: Pid, address: u64) -> Result<u64, Errno> {

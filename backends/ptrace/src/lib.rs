@@ -90,7 +90,14 @@ impl Backend for PtraceBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { refuse: true, perform: true, observes_results: true, attach: false, reports_processes: true }
+        Capabilities {
+            refuse: true,
+            perform: true,
+            observes_results: true,
+            attach: false,
+            reports_processes: true,
+            looks: true,
+        }
     }
 
     fn probe(&self) -> Vec<Finding> {

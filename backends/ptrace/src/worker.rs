@@ -6,16 +6,15 @@
 
 use crate::tracee::Stopped;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use sockstrace_backend::{Handler, InterceptedCall, Outcome, Patience, Reply};
+use sockstrace_backend::look::Registers;
+use sockstrace_backend::{Halted, Handler, InterceptedCall, Look, Outcome, Patience, Reply, Tracee};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The signal that wakes the tracer: one that does nothing where nobody handles it.
-pub const WAKE: Signal = Signal::SIGURG;
+pub use sockstrace_backend::reap::WAKE;
 
 /// How long a worker without work stays.
 const IDLE: Duration = Duration::from_secs(5);
@@ -25,13 +24,26 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 
 const STACK: usize = 256 * 1024;
 
-/// A call to be judged with time.
+/// What takes time.
 #[derive(Debug)]
 pub struct Job {
     /// The call.
     pub call: InterceptedCall,
     /// Its thread.
     pub tracee: Stopped,
+    /// The thread's registers: the tracer alone can get at them.
+    pub registers: libc::user_regs_struct,
+    /// What is to be done.
+    pub task: Task,
+}
+
+/// What is to be done while the thread stays in its stop.
+#[derive(Debug)]
+pub enum Task {
+    /// The call is to be judged.
+    Judge,
+    /// It was judged, and the thread is to be looked at before the answer is carried out.
+    Look(Reply, Look),
 }
 
 /// What came of it.
@@ -144,9 +156,20 @@ fn spawn(shared: &Arc<Shared>, stays: bool) -> Result<(), Errno> {
 
 impl Shared {
     fn work(&self, stays: bool) {
-        while let Some(Job { call, tracee }) = self.next_job(stays) {
-            let reply = match self.handler.handle(&call, &tracee, Patience::MayBlock) {
+        while let Some(Job { call, tracee, registers, task }) = self.next_job(stays) {
+            let outcome = match task {
+                Task::Judge => self.handler.handle(&call, &tracee, Patience::MayBlock),
+                Task::Look(reply, look) => Outcome::Look(reply, look),
+            };
+            let reply = match outcome {
                 Outcome::Reply(reply) => reply,
+                Outcome::Look(reply, look) => {
+                    if tracee.is_waiting() {
+                        let (tid, pid) = (tracee.tid, tracee.pid);
+                        look.at(&Halted { tid, pid, abi: call.abi, registers: Registers::All(registers) });
+                    }
+                    reply
+                }
                 // Never an answer to this: whoever gives it nevertheless gets no way past us.
                 Outcome::NeedsPatience => Reply::Fail(Errno::EPERM),
             };

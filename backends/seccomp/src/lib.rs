@@ -8,21 +8,26 @@
 //!   anything that can block, it makes another one the receiver, so that nobody waits behind a slow call.
 //! - `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` (Linux 5.19): once received, a call isn't interrupted by
 //!   signals, so that what was performed is never done twice.
+//! - A thread that is to be looked at is held by ptrace for a moment, at the exit of its call (`hold.rs`,
+//!   `reply.rs`).
 //! - When the supervisor dies, the listener closes and trapped calls fail with ENOSYS.
 
+mod again;
+mod hold;
 mod listener;
 mod probe;
 mod receivers;
 mod reply;
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::unistd::Pid;
 use sockstrace_backend::filter::{Filter, Interception};
 use sockstrace_backend::job::Supervision;
-use sockstrace_backend::reap::{Change, next_change};
+use sockstrace_backend::reap::{Change, WAKE, next_change};
 use sockstrace_backend::{
     Backend, BackendError, Capabilities, Command, Ended, Finding, Handler, Leftover, Plan, ProcessEvent, launch,
-    tree,
+    signals, tree,
 };
 use std::sync::Arc;
 
@@ -50,6 +55,7 @@ impl Backend for SeccompBackend {
             observes_results: false,
             attach: false,
             reports_processes: false,
+            looks: true,
         }
     }
 
@@ -67,6 +73,7 @@ impl Backend for SeccompBackend {
             user_namespace: plan.user_namespace,
         };
         tree::become_subreaper().map_err(BackendError::doing("becoming the tree's subreaper"))?;
+        wakeable().map_err(BackendError::doing("preparing the reaper's signal"))?;
         let mut supervision = Supervision::begin().map_err(BackendError::doing("taking signals over"))?;
         let mut child = launch::start(command, &setup, |_| Ok(()))?;
         let listener = child
@@ -78,6 +85,12 @@ impl Backend for SeccompBackend {
         handler.process(ProcessEvent::Exec { pid: program });
         wait_for_tree(program, plan.leftover, &*handler, supervision)
     }
+}
+
+/// Lets other threads wake this one, which reaps.
+fn wakeable() -> Result<(), Errno> {
+    signals::make_interrupting(WAKE)?;
+    pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::from(WAKE)), None)
 }
 
 /// Reaps PROGRAM and whatever of its tree is reparented to us, until none is left.

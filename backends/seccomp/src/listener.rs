@@ -18,6 +18,8 @@ pub struct Notification {
     pub number: i32,
     /// Arguments.
     pub args: [u64; 6],
+    /// The instruction after the call's.
+    pub ip: u64,
 }
 
 /// The receiving end.
@@ -65,6 +67,7 @@ impl Listener {
             arch: notification.data.arch,
             number: notification.data.nr,
             args: notification.data.args,
+            ip: notification.data.instruction_pointer,
         })
     }
 

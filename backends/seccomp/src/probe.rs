@@ -70,9 +70,14 @@ fn kernel() -> (u32, u32, u32) {
     (next(), next(), next())
 }
 
+/// Whether a thread's wait can be made one that only its answer or its end ends.
+pub fn waits_killably() -> bool {
+    kernel() >= (5, 19, 0)
+}
+
 fn killable_wait() -> Finding {
     let what = "calls protected from signals once received";
-    if kernel() >= (5, 19, 0) {
+    if waits_killably() {
         finding(what, Some(true), "WAIT_KILLABLE_RECV (Linux 5.19)")
     } else {
         finding(what, None, "Linux 5.19 is needed: a signal may make a judged call fail with EINTR or run twice")

@@ -4,13 +4,15 @@
 //! the leader first hands its place to a resting thread (or a new one) and only then goes on with its
 //! call. So the kernel wakes one thread a call, and a slow call holds up nobody.
 
+use crate::again::Repeats;
 use crate::listener::{Listener, Notification};
-use crate::reply;
+use crate::probe;
+use crate::reply::Answering;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::remote::{Remote, RemoteCache};
 use sockstrace_backend::{
-    Abi, BackendError, Handler, InterceptedCall, MemoryError, Outcome, Patience, Reply, Syscall, Tracee,
+    Abi, BackendError, Handler, InterceptedCall, Look, MemoryError, Outcome, Patience, Reply, Syscall, Tracee,
 };
 use std::cell::{Ref, RefCell};
 use std::io;
@@ -26,11 +28,15 @@ const RESTING_AT_MOST: usize = 4;
 /// Cached pidfds; each is an open descriptor.
 const CACHED_REMOTES: usize = 256;
 
-/// Starts receiving. The threads end when no task uses the filter any more.
+/// Starts receiving. The threads end when no task uses the filter any more. To be called on the thread that
+/// reaps our children.
 pub fn start(listener: OwnedFd, handler: Arc<dyn Handler>) -> Result<(), BackendError> {
     let shared = Arc::new(Shared {
         listener: Listener::new(listener),
         handler,
+        reaper: nix::unistd::gettid(),
+        repeats: Repeats::default(),
+        waits_killably: probe::waits_killably(),
         remotes: RemoteCache::new(CACHED_REMOTES),
         turns: Mutex::new(Turns::default()),
         turn: Condvar::new(),
@@ -49,6 +55,9 @@ fn spawn(shared: &Arc<Shared>) -> io::Result<()> {
 struct Shared {
     listener: Listener,
     handler: Arc<dyn Handler>,
+    reaper: Pid,
+    repeats: Repeats,
+    waits_killably: bool,
     remotes: RemoteCache,
     turns: Mutex<Turns>,
     turn: Condvar,
@@ -85,35 +94,53 @@ impl Shared {
         }
     }
 
+    fn answering(&self) -> Answering<'_> {
+        let (listener, repeats) = (&self.listener, &self.repeats);
+        Answering { listener, reaper: self.reaper, repeats, waits_killably: self.waits_killably }
+    }
+
     /// Handles one call; whether this thread still leads.
     fn handle(self: &Arc<Self>, notification: &Notification) -> bool {
         let Some(call) = intercepted(notification) else {
-            reply::carry_out(&self.listener, notification, &Reply::Fail(Errno::ENOSYS));
+            self.answering().carry_out(notification, &Reply::Fail(Errno::ENOSYS));
             return true;
         };
-        let waiting = match Waiting::new(self, notification, Patience::AtOnce) {
+        let waiting = match Waiting::new(self, &call, notification) {
             Ok(waiting) => waiting,
             Err(errno) => {
                 // The thread is gone, or we are out of descriptors: refuse.
-                reply::carry_out(&self.listener, notification, &Reply::Fail(errno));
+                self.answering().carry_out(notification, &Reply::Fail(errno));
                 return true;
             }
         };
-        match self.handler.handle(&call, &waiting, Patience::AtOnce) {
-            Outcome::Reply(Reply::OpenSocket { .. }) | Outcome::NeedsPatience => {}
-            Outcome::Reply(reply) => {
-                reply::carry_out(&self.listener, notification, &reply);
-                return true;
+        let (reply, look, leads) = match self.handler.handle(&call, &waiting, Patience::AtOnce) {
+            Outcome::Reply(reply @ Reply::OpenSocket { .. }) => (reply, None, !self.pass_lead()),
+            Outcome::Reply(reply) => (reply, None, true),
+            // The thread must be waited for.
+            Outcome::Look(reply, look) => (reply, Some(look), !self.pass_lead()),
+            Outcome::NeedsPatience => {
+                let leads = !self.pass_lead();
+                let waiting = Waiting { patience: Patience::MayBlock, ..waiting };
+                match self.handler.handle(&call, &waiting, Patience::MayBlock) {
+                    Outcome::Reply(reply) => (reply, None, leads),
+                    Outcome::Look(reply, look) => (reply, Some(look), leads),
+                    Outcome::NeedsPatience => (Reply::Fail(Errno::EPERM), None, leads),
+                }
             }
-        }
-        let leads = !self.pass_lead();
-        let waiting = Waiting { patience: Patience::MayBlock, ..waiting };
-        let reply = match self.handler.handle(&call, &waiting, Patience::MayBlock) {
-            Outcome::Reply(reply) => reply,
-            Outcome::NeedsPatience => Reply::Fail(Errno::EPERM),
         };
-        reply::carry_out(&self.listener, notification, &reply);
+        self.answer(notification, &call, &reply, look);
         leads
+    }
+
+    fn answer(&self, notification: &Notification, call: &InterceptedCall, reply: &Reply, look: Option<Look>) {
+        let Some(look) = look else { return self.answering().carry_out(notification, reply) };
+        match self.remotes.get(call.tid) {
+            Ok(remote) => {
+                self.answering().look_and_carry_out(notification, call, remote.pid(), reply, look);
+            }
+            // It is gone.
+            Err(_) => self.answering().carry_out(notification, reply),
+        }
     }
 
     /// Makes another thread the leader; `false` where there is none to be had.
@@ -166,15 +193,18 @@ struct Waiting<'s> {
     id: u64,
     remote: RefCell<Arc<Remote>>,
     patience: Patience,
+    repeats: Option<u64>,
 }
 
 impl<'s> Waiting<'s> {
-    fn new(shared: &'s Shared, notification: &Notification, patience: Patience) -> Result<Self, Errno> {
+    fn new(shared: &'s Shared, call: &InterceptedCall, notification: &Notification) -> Result<Self, Errno> {
         if notification.tid <= 0 {
             return Err(Errno::ESRCH);
         }
-        let remote = RefCell::new(shared.remotes.get(Pid::from_raw(notification.tid))?);
-        Ok(Self { shared, id: notification.id, remote, patience })
+        let remote = shared.remotes.get(call.tid)?;
+        let repeats = shared.repeats.of(call, remote.pid(), notification.ip);
+        let (id, remote) = (notification.id, RefCell::new(remote));
+        Ok(Self { shared, id, remote, patience: Patience::AtOnce, repeats })
     }
 
     fn remote(&self) -> Ref<'_, Arc<Remote>> {
@@ -229,5 +259,9 @@ impl Tracee for Waiting<'_> {
 
     fn is_waiting(&self) -> bool {
         self.shared.listener.is_valid(self.id)
+    }
+
+    fn repeats(&self) -> Option<u64> {
+        self.repeats
     }
 }

@@ -1,63 +1,124 @@
-//! Carrying out a reply.
+//! Carrying out a reply, with a look at the thread where that is wanted.
 
+use crate::again::Repeats;
+use crate::hold::Held;
 use crate::listener::{Listener, Notification};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, stat};
 use nix::unistd::Pid;
-use sockstrace_backend::Reply;
+use sockstrace_backend::look::{Halted, Registers, stack_pointer};
+use sockstrace_backend::{InterceptedCall, Look, Reply, proc};
 use std::os::fd::{FromRawFd, OwnedFd};
 
 /// The kernel's code for "interrupted: restart as the handler's SA_RESTART says" (include/linux/errno.h).
 const ERESTARTSYS: i32 = 512;
 
-/// Answers the call. Where the caller is gone there is nobody to answer.
-pub fn carry_out(listener: &Listener, notification: &Notification, reply: &Reply) {
-    let id = notification.id;
-    let answered = match *reply {
-        Reply::Continue => listener.respond_continue(id),
-        Reply::Return(value) => listener.respond(id, value, 0),
-        Reply::Fail(errno) => listener.respond(id, 0, (errno as i32).wrapping_neg()),
-        Reply::Restart => restart(listener, notification),
-        Reply::OpenSocket { domain, kind, protocol } => open_socket(listener, notification, domain, kind, protocol),
-    };
-    match answered {
-        Ok(()) | Err(Errno::ENOENT) => {}
-        // The answer itself was refused: the call must not stay unanswered.
-        Err(_) => match listener.respond(id, 0, -libc::EPERM) {
-            Ok(()) | Err(_) => {}
-        },
+/// The kernel's code for "interrupted before anything was done: restart in any case".
+const ERESTARTNOINTR: i32 = 513;
+
+/// Answers calls.
+pub struct Answering<'a> {
+    /// Where the answers go.
+    pub listener: &'a Listener,
+    /// The thread that reaps our children.
+    pub reaper: Pid,
+    /// Calls that will come again.
+    pub repeats: &'a Repeats,
+    /// Nothing but its answer, or its end, ends a thread's wait (`WAIT_KILLABLE_RECV`, Linux 5.19).
+    pub waits_killably: bool,
+}
+
+impl Answering<'_> {
+    /// Answers the call. Where the caller is gone there is nobody to answer.
+    pub fn carry_out(&self, notification: &Notification, reply: &Reply) {
+        let (listener, id) = (self.listener, notification.id);
+        let answered = match *reply {
+            Reply::Continue => listener.respond_continue(id),
+            Reply::Return(value) => listener.respond(id, value, 0),
+            Reply::Fail(errno) => listener.respond(id, 0, (errno as i32).wrapping_neg()),
+            Reply::Restart => restart(listener, notification, self.reaper),
+            Reply::OpenSocket { domain, kind, protocol } => {
+                open_socket(listener, notification, domain, kind, protocol)
+            }
+        };
+        self.make_sure(id, answered);
+    }
+
+    fn make_sure(&self, id: u64, answered: Result<(), Errno>) {
+        match answered {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            // The answer itself was refused: the call must not stay unanswered.
+            Err(_) => match self.listener.respond(id, 0, -libc::EPERM) {
+                Ok(()) | Err(_) => {}
+            },
+        }
+    }
+
+    /// Answers the call so that the thread stops at its exit, looks at it there, and lets it go on.
+    ///
+    /// The order is what matters: seize, interrupt, answer, wait, detach. An interrupt that comes before the
+    /// answer makes the thread stop before any instruction of its own; waiting before the answer would last
+    /// for ever. A call that is to be carried out is answered with `ERESTARTNOINTR`, and comes again: letting it
+    /// continue with an interrupt pending would break it off, perhaps half done.
+    pub fn look_and_carry_out(
+        &self,
+        notification: &Notification,
+        call: &InterceptedCall,
+        pid: Pid,
+        reply: &Reply,
+        look: Look,
+    ) {
+        let halted = |registers| Halted { tid: call.tid, pid, abi: call.abi, registers };
+        let held = match reply {
+            // It isn't reported as if it had been made, so that nobody looks.
+            Reply::Restart => Err(Errno::EINTR),
+            // Its wait would end with the interrupt, and the call be made again whatever the answer.
+            _ if !self.waits_killably => Err(Errno::ENOSYS),
+            _ => Held::take(notification.tid, self.reaper),
+        };
+        let held = match held {
+            Ok(held) => held,
+            Err(why) => {
+                // It waits for its answer: what /proc tells must do.
+                let sp = proc::place(call.tid).map(|(_, sp)| sp);
+                if self.listener.is_valid(notification.id) {
+                    look.at(&halted(Registers::Few { pc: notification.ip, sp, why }));
+                }
+                return self.carry_out(notification, reply);
+            }
+        };
+        match reply {
+            Reply::Continue => {
+                let answered = self.listener.respond(notification.id, 0, ERESTARTNOINTR.wrapping_neg());
+                self.make_sure(notification.id, answered);
+            }
+            reply => self.carry_out(notification, reply),
+        }
+        let Some(stopped) = held.stop() else { return };
+        if let Some(registers) = stopped.registers() {
+            if *reply == Reply::Continue {
+                self.repeats.expect(call, pid, notification.ip, stack_pointer(&registers));
+            }
+            look.at(&halted(Registers::All(registers)));
+        }
+        stopped.let_go();
     }
 }
 
 /// Ends the call with `ERESTARTSYS`. User space would see that number if no signal were left to be handled
-/// (another thread may have taken it), so a ptrace interrupt makes the thread pass the kernel's signal code
-/// in any case. Order matters: seize, interrupt, answer, wait, detach.
-fn restart(listener: &Listener, notification: &Notification) -> Result<(), Errno> {
-    use nix::sys::ptrace;
-    let tid = Pid::from_raw(notification.tid);
+/// (another thread may have taken it), so the thread is made to stop, and so to pass the kernel's signal code
+/// in any case.
+fn restart(listener: &Listener, notification: &Notification, reaper: Pid) -> Result<(), Errno> {
     let id = notification.id;
-    if ptrace::seize(tid, ptrace::Options::empty()).is_err() {
+    let Ok(held) = Held::take(notification.tid, reaper) else {
         // Somebody else traces it, or it is out of reach. EINTR is what a handler without SA_RESTART gives.
         return listener.respond(id, 0, -libc::EINTR);
-    }
-    let interrupted = ptrace::interrupt(tid);
-    let answer = if interrupted.is_ok() { ERESTARTSYS } else { libc::EINTR };
-    let answered = listener.respond(id, 0, answer.wrapping_neg());
-    let mut status = 0;
-    let waited = loop {
-        // SAFETY: waits for the thread that we seized; nix can't represent every signal.
-        let waited = unsafe { libc::waitpid(tid.as_raw(), &raw mut status, libc::__WALL) };
-        if waited != -1 || Errno::last() != Errno::EINTR {
-            break waited;
-        }
     };
-    if waited == tid.as_raw() && libc::WIFSTOPPED(status) {
-        // An event stop carries no signal to hand on; a signal-delivery stop does.
-        let signal = if status >> 16 == 0 { libc::WSTOPSIG(status) } else { 0 };
-        // SAFETY: integers only. It may have been killed meanwhile: then there is nothing to detach.
-        unsafe { libc::ptrace(libc::PTRACE_DETACH, tid.as_raw(), 0, libc::c_long::from(signal)) };
+    let answered = listener.respond(id, 0, ERESTARTSYS.wrapping_neg());
+    if let Some(stopped) = held.stop() {
+        stopped.let_go();
     }
     answered
 }

@@ -1,0 +1,142 @@
+//! Stacks of judged calls: unwound where a thread is held still, named behind its back.
+//!
+//! [`Stacks::take`] unwinds while the backend holds the thread, which is a matter of microseconds once the
+//! modules are known. [`Stacks::name`] finds functions, files and lines, which may take long, on whatever
+//! thread has time. In between a [`Promise`] connects the event that was recorded with its trace.
+
+mod promise;
+
+pub use promise::{Awaited, Promise, promise};
+
+use crate::event::{Frame, Stack};
+use crate::symbols::{self, Symbolizer};
+use crate::unwind::{Arch, How, LiveMemory, Registers, Trace, Unwinder};
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use sockstrace_backend::Abi;
+use sockstrace_backend::look::{self, Halted};
+use sockstrace_backend::proc::Status;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Takes and names stacks; one for a run.
+#[derive(Default)]
+pub struct Stacks {
+    unwinder: Unwinder,
+    symbolizer: Symbolizer,
+    named: Mutex<HashMap<Box<[Known]>, Arc<Stack>>>,
+}
+
+impl std::fmt::Debug for Stacks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stacks").finish_non_exhaustive()
+    }
+}
+
+/// A stack that was taken and has no names yet.
+#[derive(Debug)]
+pub struct Taken {
+    trace: Result<Trace, String>,
+    /// Why it is the best that could be had.
+    partial: Option<String>,
+}
+
+/// What makes two stacks one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Known {
+    /// 0 where what the address means is the same in every process.
+    pid: i32,
+    ip: u64,
+    module: u64,
+    path: Option<Arc<str>>,
+    offset: u64,
+    how: How,
+    signal: bool,
+}
+
+/// Named stacks that are kept.
+const NAMED: usize = 4096;
+
+impl Stacks {
+    /// Unwinds a thread while it is held.
+    #[must_use]
+    pub fn take(&self, halted: &Halted) -> Taken {
+        let (registers, partial) = match &halted.registers {
+            look::Registers::All(registers) => (Registers::from(registers), None),
+            look::Registers::Few { pc, sp, why } => {
+                let arch = match halted.abi {
+                    Abi::X86_64 => Arch::X86_64,
+                    Abi::I386 => Arch::I386,
+                    Abi::Aarch64 => Arch::Aarch64,
+                };
+                (Registers::of_pc_and_sp(arch, *pc, sp.unwrap_or(0)), Some(why_partial(halted.tid, *why)))
+            }
+        };
+        let trace = match self.unwinder.image(halted.pid) {
+            Ok(image) => Ok(self.unwinder.unwind(&image, &registers, &LiveMemory::new(halted.tid))),
+            Err(error) => Err(format!("the process's mappings can't be read: {error}")),
+        };
+        Taken { trace, partial }
+    }
+
+    /// Names the frames of a stack.
+    #[must_use]
+    pub fn name(&self, taken: &Taken) -> Arc<Stack> {
+        let trace = match &taken.trace {
+            Ok(trace) => trace,
+            Err(why) => return Arc::new(Stack { partial: taken.partial.clone(), ..Stack::missing(why) }),
+        };
+        if taken.partial.is_some() || trace.truncated.is_some() {
+            return Arc::new(self.symbolize(trace, taken));
+        }
+        let key: Box<[Known]> = trace.frames.iter().map(|frame| known(trace.pid, frame)).collect();
+        let named = || self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stack) = named().get(&key) {
+            return Arc::clone(stack);
+        }
+        let stack = Arc::new(self.symbolize(trace, taken));
+        let mut named = named();
+        if named.len() >= NAMED {
+            named.clear();
+        }
+        named.insert(key, Arc::clone(&stack));
+        stack
+    }
+
+    fn symbolize(&self, trace: &Trace, taken: &Taken) -> Stack {
+        let symbols::Stack { frames, truncated } = self.symbolizer.symbolize(trace);
+        Stack {
+            frames: frames.into_iter().map(Frame::from).collect(),
+            truncated: truncated.map(|reason| reason.to_string()),
+            partial: taken.partial.clone(),
+        }
+    }
+}
+
+fn known(pid: Pid, frame: &crate::unwind::RawFrame) -> Known {
+    let module = frame.place.as_ref().and_then(|place| place.module.as_ref());
+    Known {
+        // What lies in anonymous memory is the process's own.
+        pid: if module.is_some() { 0 } else { pid.as_raw() },
+        ip: frame.ip,
+        module: module.map_or(0, |module| module.id()),
+        path: frame.place.as_ref().map(|place| Arc::clone(&place.path)),
+        offset: frame.place.as_ref().map_or(0, |place| place.offset),
+        how: frame.how,
+        signal: frame.signal,
+    }
+}
+
+/// Why a thread could not be stopped.
+fn why_partial(tid: Pid, why: Errno) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).map_or("0", str::trim);
+    match (why, tracer) {
+        (Errno::EPERM, "0") if Status::of(tid).is_ok() => {
+            "the thread may not be traced (not dumpable, or Yama's ptrace_scope)".into()
+        }
+        (Errno::EPERM, tracer) => format!("process {tracer} traces the thread"),
+        (Errno::ENOSYS, _) => "this kernel can't hold a thread at the end of its call (Linux 5.19)".into(),
+        (why, _) => format!("the thread can't be traced: {}", why.desc()),
+    }
+}
