@@ -16,6 +16,7 @@ pub mod operation;
 pub mod output;
 pub mod pipeline;
 pub mod policy;
+pub mod relay;
 pub mod run;
 pub mod stacks;
 pub mod symbols;
