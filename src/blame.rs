@@ -13,6 +13,23 @@ pub trait StackFrame {
     fn function(&self) -> Option<&str>;
     /// Path of the source file.
     fn file(&self) -> Option<&str>;
+    /// Whether it is a function of a script, in the place of the interpreter's frame that runs it.
+    fn is_script(&self) -> bool;
+}
+
+impl StackFrame for crate::event::Frame {
+    fn module(&self) -> Option<&str> {
+        self.module.as_deref()
+    }
+    fn function(&self) -> Option<&str> {
+        self.function.as_deref()
+    }
+    fn file(&self) -> Option<&str> {
+        self.file.as_deref()
+    }
+    fn is_script(&self) -> bool {
+        self.how == crate::unwind::How::Interpreter
+    }
 }
 
 /// How likely a frame is the program's own code; the greatest wins, the innermost of equals.
@@ -35,11 +52,10 @@ enum Standing {
 #[must_use]
 pub fn blamed<F: StackFrame>(stack: &[F], exe: Option<&str>) -> Option<usize> {
     let mut best: Option<(Standing, usize)> = None;
-    for (index, frame) in stack.iter().enumerate() {
+    for (index, (frame, standing)) in stack.iter().zip(standings(stack, exe)).enumerate() {
         if frame.module().is_none() && frame.function().is_none() && frame.file().is_none() {
             continue;
         }
-        let standing = standing(frame, exe);
         if best.is_none_or(|(found, _)| standing > found) {
             best = Some((standing, index));
         }
@@ -47,13 +63,31 @@ pub fn blamed<F: StackFrame>(stack: &[F], exe: Option<&str>) -> Option<usize> {
     best.map(|(_, index)| index)
 }
 
-/// Whether a frame lies in the program's own code, rather than in libraries, runtimes and wrappers.
+/// Of each frame of a stack, whether it lies in the program's own code, rather than in libraries, runtimes and
+/// wrappers.
 #[must_use]
-pub fn is_own<F: StackFrame>(frame: &F, exe: Option<&str>) -> bool {
-    standing(frame, exe) >= Standing::Own
+pub fn own<F: StackFrame>(stack: &[F], exe: Option<&str>) -> Vec<bool> {
+    standings(stack, exe).map(|standing| standing >= Standing::Own).collect()
+}
+
+fn standings<F: StackFrame>(stack: &[F], exe: Option<&str>) -> impl Iterator<Item = Standing> {
+    let is_interpreted = stack.iter().any(StackFrame::is_script);
+    stack.iter().map(move |frame| {
+        let standing = standing(frame, exe);
+        if is_interpreted && !frame.is_script() {
+            // The program is the script; what runs it is as foreign as a runtime.
+            standing.min(Standing::Foreign)
+        } else {
+            standing
+        }
+    })
 }
 
 fn standing<F: StackFrame>(frame: &F, exe: Option<&str>) -> Standing {
+    if frame.is_script() {
+        let foreign = frame.file().is_none_or(|file| is_foreign_source(file) || is_foreign_script(file));
+        return if foreign { Standing::Foreign } else { Standing::OwnSource };
+    }
     if frame.function().is_some_and(is_plumbing) {
         return Standing::Plumbing;
     }
@@ -135,6 +169,12 @@ fn is_foreign_source(file: &str) -> bool {
     STARTS.iter().any(|start| file.starts_with(start)) || PARTS.iter().any(|part| file.contains(part))
 }
 
+/// Modules of Python that come with it or that its package managers put beside it.
+fn is_foreign_script(file: &str) -> bool {
+    const PARTS: [&str; 3] = ["/lib/python", "/site-packages/", "/dist-packages/"];
+    file.starts_with('<') || PARTS.iter().any(|part| file.contains(part))
+}
+
 /// Functions of languages' standard libraries, which are linked statically as a rule.
 fn is_runtime(function: &str) -> bool {
     const STARTS: [&str; 20] = [
@@ -208,6 +248,11 @@ mod tests {
     #[derive(Clone, Copy)]
     struct Frame(&'static str, &'static str, &'static str);
 
+    /// Scripts are told by their names here.
+    fn is_python(file: &str) -> bool {
+        Path::new(file).extension().is_some_and(|kind| kind == "py")
+    }
+
     fn known(text: &'static str) -> Option<&'static str> {
         Some(text).filter(|text| !text.is_empty())
     }
@@ -221,6 +266,9 @@ mod tests {
         }
         fn file(&self) -> Option<&str> {
             known(self.2)
+        }
+        fn is_script(&self) -> bool {
+            is_python(self.2)
         }
     }
 
@@ -268,6 +316,26 @@ mod tests {
             Frame(exe, "runtime.main", ""),
         ];
         assert_eq!(blamed(&go, Some(exe)), Some(2));
+    }
+
+    #[test]
+    fn a_script_is_the_program_and_its_interpreter_is_not() {
+        let exe = "/usr/bin/python3.11";
+        let stack = [
+            LIBC,
+            Frame(exe, "sock_connect", "./Modules/socketmodule.c"),
+            Frame(exe, "create_connection", "/usr/lib/python3.11/socket.py"),
+            Frame(exe, "get", "/home/me/.venv/lib/python3.11/site-packages/requests/api.py"),
+            Frame(exe, "fetch", "/home/me/app/fetch.py"),
+            Frame(exe, "<module>", "/home/me/app/main.py"),
+            Frame(exe, "Py_RunMain", "./Modules/main.c"),
+        ];
+        assert_eq!(blamed(&stack, Some(exe)), Some(4));
+        // Where libpython runs it too.
+        let library = Frame("/usr/lib/libpython3.11.so", "fetch", "fetch.py");
+        assert_eq!(blamed(&[LIBC, stack[2], library, stack[6]], Some("/usr/bin/app")), Some(2));
+        // The library's function is nearer than the interpreter's where there is no script of one's own.
+        assert_eq!(blamed(&[LIBC, stack[2], stack[6]], Some(exe)), Some(1));
     }
 
     #[test]

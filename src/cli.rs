@@ -1,9 +1,12 @@
 //! The command line.
 
 use crate::config::{Options, unbuilt};
+use crate::{learn, report};
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 /// The exit status of sockstrace's own failures.
@@ -16,8 +19,14 @@ pub enum Invocation {
     Run(Box<Run>),
     /// Say what works here.
     Doctor,
-    /// Turn recorded event streams into a report.
-    Report(Vec<PathBuf>),
+    /// Turn recorded event streams into reports.
+    Report(report::Options),
+    /// Turn recorded event streams into a configuration.
+    Learn(learn::Options),
+    /// Write a page of the manual: that of a subcommand, or the main one.
+    Manual(Option<String>),
+    /// Write completions for a shell.
+    Completions(Shell),
 }
 
 /// A run: its options aren't checked yet ([`crate::config::Config::load`]).
@@ -43,7 +52,8 @@ pub struct Run {
                       sockstrace [OPTIONS] --pid PID\n       \
                       sockstrace [OPTIONS] --all\n       \
                       sockstrace doctor\n       \
-                      sockstrace report EVENTS.jsonl...",
+                      sockstrace report [OPTIONS] EVENTS.jsonl...\n       \
+                      sockstrace learn [-o FILE] EVENTS.jsonl...",
     after_help = notes()
 )]
 struct Cli {
@@ -81,11 +91,47 @@ enum Command {
     /// What this kernel and this user can do, backend by backend
     Doctor,
     /// Turn a recorded event stream into a report
-    Report {
-        /// Files written with --format jsonl
-        #[arg(value_name = "EVENTS.jsonl", required = true)]
-        events: Vec<PathBuf>,
+    ///
+    /// Without an option it is a summary on standard output. FILE may be - for standard output. The exit
+    /// status is 0, 23 where --diff found new leaks, and 125 where something failed.
+    Report(report::Options),
+    /// Turn a recorded event stream into a --config file that allows just what was seen
+    Learn(learn::Options),
+    /// Write the manual page: sockstrace manual > sockstrace.1
+    Manual {
+        /// The subcommand that the page is about [default: sockstrace as a whole]
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
     },
+    /// Write completions for a shell: sockstrace completions bash
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        #[arg(value_name = "SHELL", hide_possible_values = true)]
+        shell: Shell,
+    },
+}
+
+/// Writes a page of the manual in roff.
+///
+/// # Errors
+/// Where there is no such subcommand, or writing fails.
+pub fn manual(subcommand: Option<&str>, out: &mut dyn Write) -> io::Result<()> {
+    let mut whole = Cli::command();
+    whole.build();
+    let Some(name) = subcommand else {
+        return clap_mangen::Man::new(whole).render(out);
+    };
+    let Some(command) = whole.find_subcommand(name) else {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no subcommand {name:?}")));
+    };
+    // As `man sockstrace-report` finds it.
+    let page = clap_mangen::Man::new(command.clone()).title(format!("sockstrace-{name}"));
+    page.render(out)
+}
+
+/// Writes completions.
+pub fn completions(shell: Shell, out: &mut dyn Write) {
+    clap_complete::generate(shell, &mut Cli::command(), "sockstrace", out);
 }
 
 /// Reads the command line.
@@ -108,7 +154,10 @@ fn try_parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let cli = Cli::try_parse_from(arguments)?;
     Ok(match cli.command {
         Some(Command::Doctor) => Invocation::Doctor,
-        Some(Command::Report { events }) => Invocation::Report(events),
+        Some(Command::Report(options)) => Invocation::Report(options),
+        Some(Command::Learn(options)) => Invocation::Learn(options),
+        Some(Command::Manual { command }) => Invocation::Manual(command),
+        Some(Command::Completions { shell }) => Invocation::Completions(shell),
         None => Invocation::Run(Box::new(Run { config: cli.config, options: cli.options, program: cli.program })),
     })
 }
@@ -131,7 +180,6 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 
@@ -165,7 +213,17 @@ mod tests {
     #[test]
     fn subcommands() {
         assert_eq!(parsed(&["doctor"]), Ok(Invocation::Doctor));
-        assert_eq!(parsed(&["report", "a", "b"]), Ok(Invocation::Report(vec!["a".into(), "b".into()])));
+        let report = parsed(&["report", "a", "b", "--html", "x", "--diff=y"]);
+        let options = report::Options {
+            events: vec!["a".into(), "b".into()],
+            html: Some("x".into()),
+            diff: Some("y".into()),
+            ..report::Options::default()
+        };
+        assert_eq!(report, Ok(Invocation::Report(options)));
+        assert!(parsed(&["report", "a", "--any-destination"]).is_err());
+        assert!(matches!(parsed(&["learn", "-", "-o", "x"]), Ok(Invocation::Learn(_))));
+        assert_eq!(parsed(&["completions", "fish"]), Ok(Invocation::Completions(Shell::Fish)));
         assert!(parsed(&["report"]).is_err());
     }
 

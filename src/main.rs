@@ -1,10 +1,10 @@
 //! The program: parse, run, exit status.
 
 use sockstrace::cli::{self, Invocation};
-use sockstrace::config::{self, Config, Leftover};
-use sockstrace::{backends, background, doctor, run};
+use sockstrace::config::{Config, Leftover};
+use sockstrace::{backends, background, doctor, learn, report, run};
 use sockstrace_backend::signals::Inherited;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -36,10 +36,28 @@ fn main() -> ExitCode {
                 Err(error) => complain(&format!("writing: {error}")),
             }
         }
-        Invocation::Report(_) => match config::check_command("report") {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => complain(&error.to_string()),
+        Invocation::Report(options) => match report::run(&options) {
+            Ok(status) => ExitCode::from(status),
+            Err(error) => complain(&error),
         },
+        Invocation::Learn(options) => match learn::run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error),
+        },
+        Invocation::Manual(command) => print(|out| cli::manual(command.as_deref(), out)),
+        Invocation::Completions(shell) => print(|out| {
+            cli::completions(shell, out);
+            Ok(())
+        }),
+    }
+}
+
+/// Prints what `write` writes, or tells why not.
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
+    let mut text = Vec::new();
+    match write(&mut text).and_then(|()| io::stdout().write_all(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&format!("writing to standard output: {error}")),
     }
 }
 

@@ -10,7 +10,7 @@ mod unbuilt;
 
 pub use choices::{BackendChoice, Format, Leftover, OnLeak, Stack, Trace};
 pub use options::{Options, Source};
-pub use unbuilt::{check_command, unbuilt};
+pub use unbuilt::unbuilt;
 
 use crate::cli::Run;
 use crate::policy::{Policy, PolicyOptions, redact};

@@ -3,11 +3,11 @@
 use std::fmt::{self, Display, Write};
 
 /// Shows `text` so that it can neither break out of its line nor steer a terminal.
-pub(super) fn escaped(text: &str) -> Escaped<'_> {
+pub(crate) fn escaped(text: &str) -> Escaped<'_> {
     Escaped(text)
 }
 
-pub(super) struct Escaped<'t>(&'t str);
+pub(crate) struct Escaped<'t>(&'t str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,7 +1,7 @@
 //! Events on their way out: one [`Output`] a format, and the [`Recorder`] that writes what it gives, in the
 //! order in which it was recorded.
 
-mod escape;
+pub(crate) mod escape;
 mod human;
 mod jsonl;
 mod recorder;
