@@ -13,6 +13,7 @@ pub mod config;
 pub mod doctor;
 pub mod event;
 pub mod learn;
+pub mod isolate;
 pub mod operation;
 pub mod output;
 pub mod pipeline;

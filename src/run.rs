@@ -4,6 +4,7 @@ use crate::action::end;
 use crate::backends;
 use crate::cli::FAILURE;
 use crate::config::{BackendChoice, Config, Leftover, OnLeak, Stack, Trace};
+use crate::isolate::Isolation;
 use crate::operation::interest::{self, Interest};
 use crate::output::Recorder;
 use crate::pipeline::{OnProgramEnd, Pipeline};
@@ -52,14 +53,20 @@ fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) ->
         let name = config.output.as_deref().map_or("standard error".into(), |path| path.display().to_string());
         BackendError::Failed(format!("opening {name} for events"), sockstrace_backend::filter::errno_of(&error))
     })?;
-    let plan = plan(&config);
+    let mut plan = plan(&config);
     let (program, arguments) = match config.program.split_first() {
         Some((program, arguments)) => (program.clone(), arguments.to_vec()),
         None => return Err(BackendError::Failed("running nothing".into(), Errno::EINVAL)),
     };
     let choice = config.backend;
+    let isolation = if config.isolate { Some(Isolation::new(config.policy.networks())?) } else { None };
+    plan.namespaces = isolation.as_ref().map(Isolation::namespaces);
     let pipeline = Pipeline::new(config, recorder, program_ended);
-    let pipeline = Arc::new(pipeline.map_err(BackendError::doing("setting signals up"))?);
+    let mut pipeline = pipeline.map_err(BackendError::doing("setting signals up"))?;
+    if let Some(isolation) = isolation {
+        pipeline.isolate(isolation);
+    }
+    let pipeline = Arc::new(pipeline);
     let mut command = Command { program, arguments, inherited, severed: Vec::new() };
     let status = match run_on(choice, &pipeline, &mut command, &plan) {
         Ok(ended) => pipeline.exit_status(ended),
@@ -84,6 +91,7 @@ fn plan(config: &Config) -> Plan {
         },
         observe_results: config.on_leak == OnLeak::Log,
         user_namespace: config.user_namespace,
+        namespaces: None,
     }
 }
 

@@ -84,7 +84,7 @@ fn check(recipe: &Recipe, user: u32, backend: &'static str) -> Result<(), String
         }
     };
 
-    for options in [&[][..], &["--syscalls=strict"]] {
+    for options in [&[][..], &["--syscalls=strict"], &["--isolate"]] {
         let (proxied, mut wrong, seen) = fetch(&world, recipe, user, way(Some(backend), true, options));
         if !seen || (recipe.shows == Shows::Stdout && proxied.stdout != native.stdout) {
             wrong.push("another page than natively".into());

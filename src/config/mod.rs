@@ -47,6 +47,8 @@ pub struct Config {
     pub output: Option<PathBuf>,
     /// Exit status when PROGRAM succeeded but leaked: 0 to 255.
     pub leak_exit_code: i32,
+    /// PROGRAM runs in a network namespace without a link to the outside.
+    pub isolate: bool,
     /// PROGRAM runs in a user namespace of its own.
     pub user_namespace: bool,
     /// PROGRAM and its arguments; never empty.
@@ -95,6 +97,7 @@ impl Config {
             format: choice("format", layers.format.as_ref())?,
             output: layers.output.as_ref().map(output).transpose()?,
             leak_exit_code: leak_exit_code.unwrap_or(DEFAULT_LEAK_EXIT_CODE),
+            isolate: isolates(&layers),
             user_namespace: layers.user_namespace.is_some_and(|given| given.value),
             program: run.program,
         })
@@ -140,10 +143,21 @@ fn policy(layers: &Layers) -> Result<Policy, ConfigError> {
             .collect(),
         allow_loopback: layers.allow_loopback.as_ref().is_some_and(|given| given.value),
         judge_disclosure: choice::<Disclosure>("disclosure", layers.disclosure.as_ref())? == Disclosure::Leak,
-        judge_unix: choice::<Unix>("unix", layers.unix.as_ref())? == Unix::Leak,
+        judge_unix: judges_unix(layers)?,
+        isolated: isolates(layers),
         incoming: judges_incoming(layers)?.then_some(allow_incoming),
     };
     Policy::new(options).map_err(|why| ConfigError(format!("the rules can't be compiled: {why}")))
+}
+
+fn isolates(layers: &Layers) -> bool {
+    layers.isolate.as_ref().is_some_and(|given| given.value)
+}
+
+/// `--isolate` implies `--unix leak`, unless the user says otherwise: a network namespace doesn't stop them.
+fn judges_unix(layers: &Layers) -> Result<bool, ConfigError> {
+    let unix = choice::<Unix>("unix", layers.unix.as_ref())?;
+    Ok(unix == Unix::Leak || (isolates(layers) && layers.unix.is_none()))
 }
 
 /// `--allow-incoming` implies `--incoming block`, unless `--incoming allow` comes from a source above it.

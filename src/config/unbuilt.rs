@@ -14,7 +14,6 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("socks_auth", &[]),
     ("socks_isolation", &[]),
     ("dns", &["redirect"]),
-    ("isolate", &["true"]),
     ("capture", &[]),
     ("capture_max", &[]),
     ("capture_path", &[]),

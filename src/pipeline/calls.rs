@@ -32,7 +32,7 @@ impl Scene<'_> {
             Err(unreadable) => return self.unreadable(Subject::default(), unreadable),
         };
         self.name = call.syscall.name();
-        let fd = Subject { fd: Some(call.int(0)), socket: None };
+        let fd = Subject { fd: Some(call.int(0)), ..Subject::default() };
         let outcome = match call.syscall {
             Syscall::Connect => self.connect(&call),
             Syscall::Sendto => self.sendto(&call),
@@ -78,6 +78,7 @@ impl Scene<'_> {
             Err(errno) => return self.path_fails(subject, address, errno),
         };
         let destination = destination(address, found.as_ref());
+        let subject = Subject { file: found.as_ref(), ..subject };
         self.decide(subject, &Operation::Connect { destination }, || {
             let performer = self.performer();
             match &found {
@@ -239,6 +240,7 @@ impl Scene<'_> {
         };
         let source_routed = socket.kind.is_internet() && decode::is_source_routed(&message.control, call.abi);
         let operation = Operation::Send { destination: destination.or_else(peer), source_routed };
+        let subject = Subject { file: found.as_ref(), ..subject };
         self.decide(subject, &operation, || self.perform_send(socket, message, call, found.as_ref(), whole))
     }
 
@@ -352,7 +354,7 @@ impl Scene<'_> {
     fn socket(&self, call: &Arguments) -> Outcome {
         let (domain, kind, protocol) = (call.int(0), call.int(1), call.int(2));
         let asked = SocketKind { family: Family(domain), kind: SocketType::from_argument(kind), protocol };
-        let subject = Subject { fd: None, socket: Some(&asked) };
+        let subject = Subject { socket: Some(&asked), ..Subject::default() };
         self.decide(subject, &Operation::Open, || {
             if call.from_memory { Outcome::Reply(Reply::OpenSocket { domain, kind, protocol }) } else { CONTINUE }
         })
@@ -392,7 +394,7 @@ impl Scene<'_> {
     }
 
     fn ioctl(&self, call: &Arguments) -> Outcome {
-        let subject = Subject { fd: Some(call.int(0)), socket: None };
+        let subject = Subject { fd: Some(call.int(0)), ..Subject::default() };
         match (call.int(1), interest::showing_request(call.int(1))) {
             (interest::TUNSETIFF, _) => self.decide(subject, &Operation::AttachTun, || CONTINUE),
             (_, Some(request)) => self.decide(subject, &Operation::ShowNetwork { request }, || CONTINUE),
@@ -402,7 +404,7 @@ impl Scene<'_> {
 
     fn socket_of(&self, call: &Arguments) -> Result<Socket, Outcome> {
         let fd = call.int(0);
-        let subject = Subject { fd: Some(fd), socket: None };
+        let subject = Subject { fd: Some(fd), ..Subject::default() };
         Socket::of(self.tracee, fd).map_err(|errno| self.kernel_refuses(subject, errno))
     }
 
@@ -410,7 +412,7 @@ impl Scene<'_> {
     /// address is read first all the same (see `sockstrace_backend::remote`).
     fn socket_and_address(&self, call: &Arguments) -> Result<Result<(Socket, Sockaddr), Outcome>, Unreadable> {
         let fd = call.int(0);
-        let subject = Subject { fd: Some(fd), socket: None };
+        let subject = Subject { fd: Some(fd), ..Subject::default() };
         let address = match decode::sockaddr(self.tracee, call.arg(1), call.int(2)) {
             Err(Unreadable::Denied) => Err(Errno::EPERM),
             other => other?,
@@ -424,7 +426,12 @@ impl Scene<'_> {
 }
 
 fn subject<'a>(call: &Arguments, socket: &'a Socket) -> Subject<'a> {
-    Subject { fd: Some(call.int(0)), socket: Some(&socket.kind) }
+    Subject {
+        fd: Some(call.int(0)),
+        socket: Some(&socket.kind),
+        duplicate: Some(socket.duplicate.as_fd()),
+        file: None,
+    }
 }
 
 fn returned(count: u64) -> Outcome {

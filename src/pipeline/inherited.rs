@@ -4,7 +4,8 @@ use super::Pipeline;
 use crate::action::perform::sys;
 use crate::config::OnLeak;
 use crate::event::{self, Action, Body, Call, Event, Judgement, Socket};
-use crate::operation::Operation;
+use crate::operation::{Family, Operation, SocketKind};
+use crate::policy::{Class, Verdict};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
@@ -29,15 +30,24 @@ impl Pipeline {
 
     /// Whether the descriptor is to be severed.
     fn judge_one(&self, fd: RawFd, socket: BorrowedFd<'_>) -> bool {
-        let (Ok(kind), Ok(peer)) = (sys::kind(socket), sys::peer_name(socket)) else { return false };
-        let operation = Operation::Inherit { peer: peer.address() };
-        let verdict = self.config.policy.judge(&operation, Some(&kind));
+        let (kind, peer) = (sys::kind(socket).ok(), sys::peer_name(socket).map(|peer| peer.address()));
+        let foreign = self.isolation.as_ref().and_then(|_| bypasses_namespace(fd, socket, kind.as_ref()));
+        let (verdict, address) = match (foreign, &kind, &peer) {
+            (Some(why), ..) => {
+                (Verdict { leak: Some(Class::Outbound), reason: why.into(), rule: None }, peer.as_ref().ok())
+            }
+            (None, Some(kind), Ok(peer)) => {
+                let operation = Operation::Inherit { peer: peer.clone() };
+                (self.config.policy.judge(&operation, Some(kind)), Some(peer))
+            }
+            _ => return false,
+        };
         self.judged.fetch_add(1, Ordering::SeqCst);
         let leaks = verdict.is_leak();
         if leaks {
             self.leaks.fetch_add(1, Ordering::SeqCst);
         }
-        let severs = leaks && self.config.on_leak != OnLeak::Log;
+        let severs = leaks && (self.config.on_leak != OnLeak::Log || self.isolation.is_some());
         if leaks || self.traces_all() {
             let own = Pid::this();
             let call = Call {
@@ -45,13 +55,17 @@ impl Pipeline {
                 syscall: "execve",
                 abi: sockstrace_backend::arch::ABIS.first().map_or("", |abi| abi.name()),
                 fd: Some(fd),
-                socket: Some(Socket::from(&kind)),
-                address: event::address(&peer.address()),
+                socket: kind.as_ref().map(Socket::from),
+                address: address.and_then(event::address),
                 returned: None,
                 errno: None,
                 verdict: if leaks { Judgement::Leak } else { Judgement::Allowed },
                 class: verdict.leak,
-                action: if leaks { self.config.on_leak.action() } else { Action::Continue },
+                action: match self.config.on_leak {
+                    _ if !leaks => Action::Continue,
+                    OnLeak::Log if severs => Action::Block,
+                    on_leak => on_leak.action(),
+                },
                 reason: verdict.reason.clone(),
                 rule: verdict.rule.map(ToOwned::to_owned),
                 // Nothing of PROGRAM runs yet.
@@ -60,6 +74,30 @@ impl Pipeline {
             self.recorder.write(Event::now(Body::Syscall(call)).into());
         }
         severs
+    }
+}
+
+/// Why the descriptor would get PROGRAM out of its network namespace, whoever its peer is: it belongs to the
+/// one outside. The standard streams may be UNIX sockets (a journal, another program's pipe).
+fn bypasses_namespace(fd: RawFd, descriptor: BorrowedFd<'_>, kind: Option<&SocketKind>) -> Option<&'static str> {
+    const TUN: (u64, u64) = (10, 200); // Documentation/admin-guide/devices.txt
+    match kind.map(|kind| kind.family) {
+        Some(Family::UNIX) if fd > 2 && sys::peer_name(descriptor).is_err() && !sys::is_listening(descriptor) => {
+            Some("an unconnected UNIX socket, whose abstract names are those outside of the namespace")
+        }
+        Some(Family::UNIX) => None,
+        Some(_) => Some("a socket that belongs to the network outside of the namespace"),
+        None => {
+            let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+            let stat = nix::sys::stat::fstat(descriptor).ok()?;
+            let device = (nix::sys::stat::major(stat.st_rdev), nix::sys::stat::minor(stat.st_rdev));
+            let is_device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
+            if is_device && device == TUN {
+                return Some("a TUN/TAP interface outside of the namespace");
+            }
+            (link.as_os_str() == "anon_inode:[io_uring]")
+                .then_some("an io_uring, which may hold sockets from outside of the namespace")
+        }
     }
 }
 

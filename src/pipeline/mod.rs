@@ -4,13 +4,16 @@
 
 mod calls;
 mod inherited;
+mod isolated;
 mod traced;
 
 use crate::action::interrupt::Watcher;
+use crate::action::perform::unix_path::Found;
 use crate::action::perform::{Performed, Performer, failed};
 use crate::cli::FAILURE;
 use crate::config::{Config, OnLeak, Trace};
 use crate::event::{self, Action, Body, Call, Change, Event, Judgement, Process, Summary, Who};
+use crate::isolate::Isolation;
 use crate::operation::address::Address;
 use crate::operation::layout::Unreadable;
 use crate::operation::{Operation, SocketKind};
@@ -22,6 +25,7 @@ use nix::unistd::Pid;
 use sockstrace_backend::{Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,6 +39,8 @@ pub struct Pipeline {
     config: Config,
     recorder: Recorder,
     watcher: Watcher,
+    /// `--isolate`
+    isolation: Option<Isolation>,
     on_program_end: OnProgramEnd,
     /// Results of calls that continue will come by [`Handler::returned`].
     observes_results: AtomicBool,
@@ -81,6 +87,10 @@ struct Scene<'a> {
 struct Subject<'a> {
     fd: Option<i32>,
     socket: Option<&'a SocketKind>,
+    /// A duplicate of it.
+    duplicate: Option<BorrowedFd<'a>>,
+    /// The socket file that the destination's path leads to.
+    file: Option<&'a Found>,
 }
 
 impl Pipeline {
@@ -93,6 +103,7 @@ impl Pipeline {
             config,
             recorder,
             watcher: Watcher::new()?,
+            isolation: None,
             on_program_end,
             observes_results: AtomicBool::new(false),
             looks: AtomicBool::new(false),
@@ -133,8 +144,11 @@ impl Pipeline {
         }
     }
 
-    /// Writes the last line.
+    /// PROGRAM's tree has ended: lets out what it has sent, and writes the last line.
     pub fn finish(&self, exit: i32) {
+        if let Some(isolation) = &self.isolation {
+            isolation.finish();
+        }
         let pending = std::mem::take(&mut self.seen().pending);
         pending.into_values().flatten().for_each(|slip| self.recorder.write(slip));
         let processes = self.seen().processes.len() as u64;
@@ -243,11 +257,18 @@ impl Scene<'_> {
 
     /// Judges, then has it performed (`perform`) or does to it what leaks are to suffer.
     fn decide(&self, subject: Subject<'_>, operation: &Operation, perform: impl FnOnce() -> Performed) -> Outcome {
-        let verdict = self.pipeline.config.policy.judge(operation, subject.socket);
+        let mut verdict = self.pipeline.config.policy.judge(operation, subject.socket);
+        if verdict.is_leak() && self.is_own(subject) {
+            verdict = Verdict::allowed("a UNIX socket of the isolated program's own");
+        }
         if verdict.is_leak() {
             return self.act(subject, operation, &verdict);
         }
-        let outcome = if self.only_logs() { Outcome::Reply(Reply::Continue) } else { perform() };
+        let outcome = match self.admit(subject, operation) {
+            Some(refused) => refused,
+            None if self.only_logs() && !self.must_perform(subject) => Outcome::Reply(Reply::Continue),
+            None => perform(),
+        };
         match &outcome {
             // Either comes again, and is judged again.
             Outcome::NeedsPatience | Outcome::Reply(Reply::Restart) | Outcome::Look(..) => {}
@@ -263,8 +284,8 @@ impl Scene<'_> {
             _ => self.pipeline.config.block_errno,
         };
         let (action, reply) = match self.pipeline.config.on_leak {
-            OnLeak::Log => (Action::Continue, Reply::Continue),
-            OnLeak::Block => (Action::Block, Reply::Fail(refusal)),
+            OnLeak::Log if self.pipeline.is_held(operation, subject.socket) => (Action::Continue, Reply::Continue),
+            OnLeak::Log | OnLeak::Block => (Action::Block, Reply::Fail(refusal)),
             OnLeak::Kill => (Action::Kill, Reply::Fail(refusal)),
             OnLeak::KillTree => (Action::KillTree, Reply::Fail(refusal)),
             OnLeak::Core => (Action::Core, Reply::Fail(refusal)),

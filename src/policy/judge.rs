@@ -8,11 +8,12 @@ use super::unix::UnixGlobs;
 use super::{Class, Verdict};
 use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixAddress};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
 /// What a [`Policy`] is made of.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent options, each named at its use")]
 pub struct PolicyOptions {
     /// `--proxy`; if empty, Tor's default ports on loopback.
     pub proxies: Vec<Proxy>,
@@ -24,6 +25,8 @@ pub struct PolicyOptions {
     pub judge_disclosure: bool,
     /// `--unix leak`
     pub judge_unix: bool,
+    /// `--isolate`: what a network namespace doesn't hold is a leak by itself.
+    pub isolated: bool,
     /// `--incoming block`, with the rules of `--allow-incoming`; `None` is `--incoming allow`.
     pub incoming: Option<Vec<Rule>>,
 }
@@ -41,6 +44,7 @@ pub struct Policy {
     judge_disclosure: bool,
     judge_unix: bool,
     incoming: Option<Rules>,
+    isolated: bool,
 }
 
 /// Rules with the tables to find them by.
@@ -115,6 +119,7 @@ impl Policy {
             judge_disclosure: options.judge_disclosure,
             judge_unix: options.judge_unix,
             incoming: options.incoming.map(Rules::new).transpose()?,
+            isolated: options.isolated,
         })
     }
 
@@ -136,6 +141,26 @@ impl Policy {
         self.judge_disclosure
     }
 
+    /// The networks outside that rules and proxies name: address and prefix length. Loopback is every host's
+    /// own.
+    pub fn networks(&self) -> impl Iterator<Item = (IpAddr, u8)> + '_ {
+        let whole = |ip: IpAddr| (ip, if ip.is_ipv4() { 32 } else { 128 });
+        let proxies = self.proxies_by_address.keys().map(move |(ip, _)| whole(*ip));
+        let rules = self.allow.list.iter().filter_map(|rule| match &rule.target {
+            Target::Net(net, _) => Some(net.parts()),
+            Target::Unix(_) => None,
+        });
+        proxies.chain(rules).filter(|(ip, _)| !ip.is_loopback())
+    }
+
+    /// Whether a proxy or a rule names the address, and not `--allow-loopback` alone: whoever is isolated has a
+    /// loopback of his own.
+    #[must_use]
+    pub fn names(&self, address: SocketAddr) -> bool {
+        let (ip, port) = (address.ip().to_canonical(), address.port());
+        self.proxies_by_address.contains_key(&(ip, port)) || self.allow.nets.find(ip, Some(port)).is_some()
+    }
+
     /// The proxy that redirected traffic goes to.
     #[must_use]
     pub fn first_proxy(&self) -> Option<&Proxy> {
@@ -155,6 +180,9 @@ impl Policy {
             Operation::Listen { local } | Operation::Accept { local } => self.local(Stage::Use, local, socket),
             Operation::Open => match socket {
                 None => outbound("a socket of unknown kind"),
+                Some(SocketKind { family: Family::VSOCK, .. }) if self.isolated => {
+                    outbound("a vsock reaches the hypervisor, past every network namespace")
+                }
                 Some(kind) => match leaks_by_itself(kind) {
                     Some(why) => outbound(why),
                     None => Verdict::allowed("judged when it is used"),
@@ -277,6 +305,9 @@ impl Policy {
             && let Some(&index) = self.proxies_by_path.get(path.as_bytes())
         {
             return Verdict::allowed_by(self.proxy_text(index), "to a proxy");
+        }
+        if self.isolated && matches!(address, UnixAddress::Abstract(_)) {
+            return Verdict::allowed("abstract names are the network namespace's own");
         }
         if *address == UnixAddress::Unnamed {
             return Verdict::allowed("a UNIX socket without a name");

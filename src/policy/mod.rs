@@ -71,7 +71,7 @@ impl<'p> Verdict<'p> {
         self.leak.is_some()
     }
 
-    fn allowed(reason: &'static str) -> Self {
+    pub(crate) fn allowed(reason: &'static str) -> Self {
         Self { leak: None, reason: Cow::Borrowed(reason), rule: None }
     }
 

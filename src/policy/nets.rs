@@ -1,7 +1,7 @@
 //! Which rule covers an IP address and port: a hash table for each prefix length in use.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 /// A network. An IPv4-mapped IPv6 network is its IPv4 network.
@@ -24,6 +24,14 @@ impl Net {
                 _ => Some(Self::V6 { bits: ip.to_bits() & mask_v6(prefix), prefix }),
             },
             _ => None,
+        }
+    }
+
+    /// Its first address and prefix length.
+    pub(super) fn parts(self) -> (IpAddr, u8) {
+        match self {
+            Self::V4 { bits, prefix } => (Ipv4Addr::from_bits(bits).into(), prefix),
+            Self::V6 { bits, prefix } => (Ipv6Addr::from_bits(bits).into(), prefix),
         }
     }
 }

@@ -110,7 +110,8 @@ fn check_once(row: &Vector, mode: Mode, user: Option<u32>) -> Result<(), String>
     Err(text)
 }
 
-fn perform(stage: &mut Stage, row: &Vector, mode: Mode, user: Option<u32>) -> (Outcome, Truth, bool) {
+/// Runs a row; what became of it, what arrived, and whether the outside was served.
+pub fn perform(stage: &mut Stage, row: &Vector, mode: Mode, user: Option<u32>) -> (Outcome, Truth, bool) {
     let programs = programs();
     let program = match row.binary {
         Binary::Wide => programs.vectors.clone(),

@@ -4,9 +4,9 @@
 //! seccomp listener that it makes is the supervisor's too, without passing it through a call that the
 //! filter traps. After the fork the child makes only async-signal-safe calls on what was prepared before.
 
-use crate::BackendError;
 use crate::filter::Filter;
 use crate::signals::{self, Inherited};
+use crate::{BackendError, Namespaces};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -41,6 +41,8 @@ pub struct Setup<'a> {
     pub strict: Option<&'a Filter>,
     /// Run it in a user namespace of its own.
     pub user_namespace: bool,
+    /// Run it in these namespaces instead.
+    pub namespaces: Option<&'a Namespaces>,
 }
 
 /// A child that waits, filters installed, for [`Waiting::exec`].
@@ -65,6 +67,7 @@ enum Stage {
     Filtered,
     Unshared,
     NamespaceFailed,
+    EnteringFailed,
     PrivilegesFailed,
     FilterFailed,
     StrictFailed,
@@ -216,6 +219,8 @@ impl Waiting {
         let failed = |what: &str| BackendError::Failed(what.into(), errno);
         if stage == Stage::NamespaceFailed as i32 {
             failed("making a user namespace (is /proc/sys/user/max_user_namespaces 0?)")
+        } else if stage == Stage::EnteringFailed as i32 {
+            failed("entering the network namespace of --isolate")
         } else if stage == Stage::PrivilegesFailed as i32 {
             failed("setting no_new_privs")
         } else if stage == Stage::FilterFailed as i32 {
@@ -296,6 +301,7 @@ struct ChildPlan {
     listener: bool,
     no_new_privs: bool,
     maps: Option<[(CString, Vec<u8>); 3]>,
+    namespaces: Option<[(RawFd, libc::c_int); 2]>,
     inherited: Inherited,
     severed: Vec<RawFd>,
 }
@@ -337,8 +343,13 @@ impl ChildPlan {
             intercepting: setup.intercepting.map(own),
             strict: setup.strict.map(own),
             listener: setup.listener,
-            no_new_privs: !setup.user_namespace && !has_sys_admin(),
-            maps: setup.user_namespace.then(identity_maps),
+            no_new_privs: !setup.user_namespace && setup.namespaces.is_none() && !has_sys_admin(),
+            maps: (setup.user_namespace && setup.namespaces.is_none()).then(identity_maps),
+            // In this order: only who is in the user namespace may enter the other.
+            namespaces: setup.namespaces.map(|namespaces| {
+                let (user, network) = (namespaces.user.as_raw_fd(), namespaces.network.as_raw_fd());
+                [(user, libc::CLONE_NEWUSER), (network, libc::CLONE_NEWNET)]
+            }),
             inherited: command.inherited,
             severed: command.severed.clone(),
         })
@@ -355,6 +366,10 @@ impl ChildPlan {
 
     fn steps(&mut self, report: RawFd, go: RawFd) -> Result<(), (Stage, Errno)> {
         let at = |stage| move |errno| (stage, errno);
+        for (fd, kind) in self.namespaces.iter().flatten() {
+            // SAFETY: takes integers only.
+            check(unsafe { libc::setns(*fd, *kind) }).map_err(at(Stage::EnteringFailed))?;
+        }
         if let Some(maps) = &self.maps {
             // SAFETY: takes integers only.
             check(unsafe { libc::unshare(libc::CLONE_NEWUSER) }).map_err(at(Stage::NamespaceFailed))?;

@@ -72,6 +72,18 @@ pub struct Plan {
     /// PROGRAM runs in a user namespace of its own, so that an unprivileged supervisor can read
     /// processes that are not dumpable.
     pub user_namespace: bool,
+    /// PROGRAM runs in these namespaces, which exist already, instead of in a user namespace of its own.
+    pub namespaces: Option<Arc<Namespaces>>,
+}
+
+/// A user namespace, and a network namespace that belongs to it. They live as long as somebody holds these
+/// descriptors, or a process is in them.
+#[derive(Debug)]
+pub struct Namespaces {
+    /// The user namespace.
+    pub user: OwnedFd,
+    /// The network namespace.
+    pub network: OwnedFd,
 }
 
 /// What becomes of descendants that outlive PROGRAM.

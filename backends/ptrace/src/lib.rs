@@ -156,6 +156,7 @@ fn start_in(mode: Mode, command: &Command, plan: &Plan) -> Result<Waiting, (Back
         listener: false,
         strict: strict.as_ref(),
         user_namespace: plan.user_namespace,
+        namespaces: plan.namespaces.as_deref(),
     };
     let seized = Cell::new(false);
     let options = match mode {

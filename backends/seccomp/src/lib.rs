@@ -71,6 +71,7 @@ impl Backend for SeccompBackend {
             listener: true,
             strict: strict.as_ref(),
             user_namespace: plan.user_namespace,
+            namespaces: plan.namespaces.as_deref(),
         };
         tree::become_subreaper().map_err(BackendError::doing("becoming the tree's subreaper"))?;
         wakeable().map_err(BackendError::doing("preparing the reaper's signal"))?;

@@ -41,6 +41,11 @@ pub fn has_send_timeout(socket: BorrowedFd<'_>) -> bool {
     result == 0 && (timeout.tv_sec != 0 || timeout.tv_usec != 0)
 }
 
+/// `SO_ACCEPTCONN`
+pub fn is_listening(socket: BorrowedFd<'_>) -> bool {
+    int_option(socket, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens != 0)
+}
+
 /// Whether the open file description is non-blocking. Unknown counts as blocking.
 pub fn is_nonblocking(socket: impl AsFd) -> bool {
     fcntl(socket, FcntlArg::F_GETFL).is_ok_and(|flags| flags & OFlag::O_NONBLOCK.bits() != 0)

@@ -43,6 +43,11 @@ impl Found {
         Ok(theirs)
     }
 
+    /// Its device and inode number.
+    pub fn identity(&self) -> Result<(u64, u64), Errno> {
+        same_file(&self.handle)
+    }
+
     /// A `sun_path` of ours that leads to this very file.
     pub fn own_path(&self) -> String {
         format!("/proc/self/fd/{}", self.handle.as_raw_fd())

@@ -122,6 +122,7 @@ impl Run {
                 leftover: Leftover::Wait,
                 observe_results: false,
                 user_namespace: false,
+                namespaces: None,
             },
         }
     }
