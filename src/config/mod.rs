@@ -132,15 +132,19 @@ fn policy(layers: &Layers) -> Result<Policy, ConfigError> {
         let why = "a UNIX socket can't be reached from outside and is never refused; accepted: IP or CIDR";
         return Err(refused("allow_incoming", rule.text(), &given.source, why));
     }
+    let allow = list::<crate::policy::Rule>("allow", layers.allow.as_ref())?;
+    if let (Some(rule), Some(given)) = (allow.iter().find(|rule| rule.is_abstract()), &layers.allow)
+        && isolates(layers)
+    {
+        let why = "under --isolate abstract names are PROGRAM's own: those outside can't be reached";
+        return Err(refused("allow", rule.text(), &given.source, why));
+    }
     let options = PolicyOptions {
         proxies: list("proxy", layers.proxy.as_ref())?
             .into_iter()
             .map(|proxy: crate::policy::Proxy| proxy.resolved(&canonicalize))
             .collect(),
-        allow: list("allow", layers.allow.as_ref())?
-            .into_iter()
-            .map(|rule: crate::policy::Rule| rule.resolved(&canonicalize))
-            .collect(),
+        allow: allow.into_iter().map(|rule| rule.resolved(&canonicalize)).collect(),
         allow_loopback: layers.allow_loopback.as_ref().is_some_and(|given| given.value),
         judge_disclosure: choice::<Disclosure>("disclosure", layers.disclosure.as_ref())? == Disclosure::Leak,
         judge_unix: judges_unix(layers)?,

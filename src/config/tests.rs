@@ -113,7 +113,6 @@ fn what_is_not_built_is_refused_wherever_it_comes_from() {
         ("SOCKS_AUTH", "any", "--socks-auth"),
         ("SOCKS_ISOLATION", "x", "--socks-isolation"),
         ("DNS", "redirect", "--dns redirect"),
-        ("ISOLATE", "1", "--isolate"),
         ("CAPTURE", "/tmp/x", "--capture"),
         ("CAPTURE_MAX", "1", "--capture-max"),
         ("CAPTURE_PATH", "x", "--capture-path"),

@@ -134,17 +134,19 @@ impl Gates {
     }
 
     /// Makes the way for a TCP connection of the program's to `address`. `wait` waits for a descriptor as
-    /// long as it may, with poll(2)'s meaning of `Ok(0)`, and may fail with EINTR.
+    /// long as it may, with poll(2)'s meaning of `Ok(0)`, and may fail with EINTR. `again`: for the same call it
+    /// was made already.
     ///
     /// # Errors
     /// EINTR from `wait`; where sockets can't be had.
     pub fn admit_stream(
         &self,
         address: SocketAddr,
+        again: bool,
         mut wait: impl FnMut(&OwnedFd) -> Result<i32, Errno>,
     ) -> Result<Admission, Errno> {
         let address = destination(address);
-        if !self.0.open(address)? {
+        if (again && self.0.is_ready(address)) || !self.0.open(address)? {
             return Ok(Admission::Granted);
         }
         let outside = connect(address);
@@ -250,6 +252,11 @@ impl Shared {
         for token in tokens {
             state.sources.remove(&token);
         }
+    }
+
+    /// Whether a connection outside waits for one of the program's.
+    fn is_ready(&self, address: SocketAddr) -> bool {
+        self.lock().tcp.get(&address).is_some_and(|gate| !gate.ready.is_empty())
     }
 
     /// Opens the gate, for a connection that [`Shared::settle`] is to be told of. `false` where the program

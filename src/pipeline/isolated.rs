@@ -70,10 +70,11 @@ impl Scene<'_> {
             return Some(Outcome::NeedsPatience);
         }
         let time = sys::is_nonblocking(socket).then_some(AT_ONCE);
+        let again = self.tracee.repeats().is_some();
         let admission = self
             .pipeline
             .watcher
-            .run(self.tracee, || isolation.gates().admit_stream(address, |outside| wait_for(outside, time)));
+            .run(self.tracee, || isolation.gates().admit_stream(address, again, |outside| wait_for(outside, time)));
         match admission {
             Ok(Admission::Granted) => None,
             Ok(Admission::Refused(errno)) | Err(Broken::Failed(errno)) => Some(failed(errno)),

@@ -36,6 +36,12 @@ impl Rule {
         matches!(self.target, Target::Unix(_))
     }
 
+    /// Whether it is about abstract names.
+    #[must_use]
+    pub fn is_abstract(&self) -> bool {
+        matches!(&self.target, Target::Unix(globs) if globs.iter().any(|glob| glob.starts_with('@')))
+    }
+
     /// Adds where links on the literal part of a `unix:` glob lead to, as operations carry resolved
     /// paths.
     #[must_use]

@@ -160,7 +160,13 @@ def own():
 
 def ids():
     print(os.getuid(), os.getgid(), os.getgroups(), os.getcwd(), sorted(os.environ.get("HOME", "")))
-    print(os.stat("/etc/shadow").st_uid, os.stat(".").st_uid)
+    if os.getuid() == 0:
+        # An ordinary user's namespace has but his own id.
+        print(os.stat("/etc/shadow").st_uid, os.stat(".").st_uid)
+        try:
+            os.chown(".", 1000, 1000), os.chown(".", 0, 0)
+        except OSError as error:
+            print(name(error.errno))  # in a container without such an id
     print(open("/proc/self/status").read().split("Uid:")[1].split("\n")[0])
 
 
