@@ -5,6 +5,8 @@
 
 #[path = "stacks/compare.rs"]
 mod compare;
+#[path = "stacks/go.rs"]
+mod go;
 #[path = "stacks/guest.rs"]
 mod guest;
 #[path = "stacks/python.rs"]

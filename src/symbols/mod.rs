@@ -8,6 +8,9 @@
 //! 2. the symbol tables: `.symtab` of either, the compressed one of `.gnu_debugdata`, `.dynsym`;
 //! 3. `/tmp/perf-PID.map` where there is no module (JIT code).
 //!
+//! Go programs have tables of their own, which come first. What CPython runs is in the trace already, and is
+//! put before the native frames that run it ([`How::Interpreter`]).
+//!
 //! Nothing is parsed that isn't needed: the unit that an address lies in is found by `.debug_aranges` where
 //! there is one, and of a unit the functions, and of a function the inlined ones, are read when asked for.
 //! Answers are kept by module and address. Names are demangled (Rust, C++). No connection is ever made.
@@ -25,7 +28,7 @@ mod tests;
 
 use crate::unwind::modules::hex;
 use crate::unwind::modules::separate;
-use crate::unwind::{How, Module, RawFrame, Reason, Script, Trace};
+use crate::unwind::{GoFunction, How, Module, RawFrame, Reason, Script, Trace};
 use dwarf::Debug;
 use nix::unistd::Pid;
 use perf_map::PerfMaps;
@@ -216,6 +219,16 @@ impl ModuleSymbols {
     }
 
     fn look_up(&self, address: u64) -> Vec<Symbol> {
+        if let Some(functions) = self.module.go_functions(address) {
+            let text = |bytes: &[u8]| -> Arc<str> { String::from_utf8_lossy(bytes).into() };
+            let symbol = |function: &GoFunction<'_>| Symbol {
+                function: Some(text(function.name)).filter(|name| !name.is_empty()),
+                file: function.file.map(text),
+                line: function.line.filter(|line| *line != 0),
+                inlined: function.inlined,
+            };
+            return functions.iter().map(symbol).collect();
+        }
         let debug = self.debug.get_or_init(|| Debug::of(&self.module));
         let mut symbols = debug.as_ref().and_then(|debug| debug.at(&self.module, address)).unwrap_or_default();
         if symbols.is_empty() {

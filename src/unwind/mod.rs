@@ -7,7 +7,8 @@
 //! A frame's caller is looked for in this order, and each frame says how it was found ([`How`]):
 //!
 //! 1. call frame information, with all registers: `.eh_frame` (by the table of `.eh_frame_hdr` or by an
-//!    index of our own) and `.debug_frame` (in the file or in its separate debug file);
+//!    index of our own), what Go programs have instead (`.gopclntab`), and `.debug_frame` (in the file or in
+//!    its separate debug file);
 //! 2. the known shape of a signal trampoline without such information;
 //! 3. the frame pointer, if what it points to stands up to a check: aligned, readable, and a return
 //!    address that is executable and stands behind a call instruction;
@@ -35,6 +36,7 @@
 mod aarch64;
 mod arch;
 mod cfi;
+mod go;
 mod i386;
 mod image;
 mod maps;
@@ -49,6 +51,7 @@ mod x86_64;
 pub(crate) mod tests;
 
 pub use arch::{Arch, Registers};
+pub(crate) use go::GoFunction;
 pub use image::ProcessImage;
 pub use maps::{Mapping, Maps};
 pub use memory::{LiveMemory, Memory, StackCopy};

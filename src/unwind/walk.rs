@@ -9,8 +9,9 @@ use std::time::Instant;
 /// What follows a frame.
 #[expect(clippy::large_enum_variant, reason = "passed on at once, and nearly always the large one")]
 enum Step {
-    /// Its caller, or what a signal interrupted (`exact`: the address is no return address).
-    Caller { registers: Registers, how: How, exact: bool },
+    /// Its caller, or what a signal interrupted (`exact`: the address is no return address; `signal`: the frame
+    /// is the trampoline by which the handler returns).
+    Caller { registers: Registers, how: How, exact: bool, signal: bool },
     /// Nothing: it is the outermost.
     Outermost,
     /// It can't be told.
@@ -79,8 +80,8 @@ impl Walk<'_> {
             match self.step(&registers, &found, bias, exact || innermost) {
                 Step::Outermost => return Ok(()),
                 Step::Stuck(reason) => return Err(reason),
-                Step::Caller { registers: caller, how: by, exact: interrupted } => {
-                    if interrupted && let Some(frame) = frames.last_mut() {
+                Step::Caller { registers: caller, how: by, exact: interrupted, signal } => {
+                    if signal && let Some(frame) = frames.last_mut() {
                         frame.signal = true;
                         frame.lookup = frame.ip;
                     }
@@ -127,7 +128,9 @@ impl Walk<'_> {
     fn step(&self, registers: &Registers, found: &Found, bias: u64, maybe_leaf: bool) -> Step {
         match found {
             Found::Rule(rule) => match rule.apply(registers, self.memory, bias) {
-                Ok(Some(caller)) => Step::Caller { registers: caller, how: How::Cfi, exact: rule.signal },
+                Ok(Some(caller)) => {
+                    Step::Caller { registers: caller, how: How::Cfi, exact: rule.interrupted, signal: rule.signal }
+                }
                 Ok(None) => Step::Outermost,
                 Err(Failure::Unreadable(address)) => Step::Stuck(Reason::Unreadable(address)),
                 Err(Failure::Nonsense) => Step::Stuck(Reason::BadRule(registers.pc())),
@@ -155,7 +158,7 @@ impl Walk<'_> {
             Ok(saved)
         });
         match saved {
-            Ok(registers) => Step::Caller { registers, how: How::Cfi, exact: true },
+            Ok(registers) => Step::Caller { registers, how: How::Cfi, exact: true, signal: true },
             Err(address) => Step::Stuck(Reason::Unreadable(address)),
         }
     }
@@ -187,7 +190,7 @@ impl Walk<'_> {
         let mut caller = *registers;
         caller.set(spec.pc, back);
         caller.set(spec.sp, sp);
-        Some(Step::Caller { registers: caller, how: How::FramePointer, exact: false })
+        Some(Step::Caller { registers: caller, how: How::FramePointer, exact: false, signal: false })
     }
 
     fn by_frame_pointer(&self, registers: &Registers) -> Option<Step> {
@@ -207,7 +210,7 @@ impl Walk<'_> {
         self.image.call_before(registers.arch(), back, self.memory)?;
         let mut caller = Registers::of_pc_and_sp(registers.arch(), back, fp.checked_add(word.checked_mul(2)?)?);
         caller.set(spec.fp, previous);
-        Some(Step::Caller { registers: caller, how: How::FramePointer, exact: false })
+        Some(Step::Caller { registers: caller, how: How::FramePointer, exact: false, signal: false })
     }
 
     /// Whether a call stands before an address that may lead to where we are: a direct one within the same
@@ -238,7 +241,7 @@ impl Walk<'_> {
                 let mut caller = *registers;
                 caller.set(spec.pc, value);
                 caller.set(spec.sp, at);
-                return Some(Step::Caller { registers: caller, how: How::Guess, exact: false });
+                return Some(Step::Caller { registers: caller, how: How::Guess, exact: false, signal: false });
             }
         }
         None

@@ -9,6 +9,7 @@ pub(super) use rule::{Failure, Rule};
 
 use super::Module;
 use super::arch::Trampoline;
+use super::go;
 use super::modules::elf::Elf;
 use gimli::{BaseAddresses, DebugFrame, EhFrame, EndianSlice, LittleEndian, UnwindSection, Vendor};
 use header::Table;
@@ -77,6 +78,7 @@ impl Tables {
     fn look_up(&self, module: &Module, address: u64) -> Found {
         let Some(elf) = module.elf() else { return Found::Nothing };
         self.by_eh_frame(elf, address)
+            .or_else(|| by_go(module, elf, address))
             .or_else(|| by_debug_frame(elf, &self.debug_frame, address))
             .or_else(|| by_debug_frame(module.separate()?, &self.separate, address))
             .unwrap_or(Found::Nothing)
@@ -113,6 +115,17 @@ impl Tables {
         let fde = frame.fde_from_offset(&bases, offset.into(), EhFrame::cie_from_offset).ok()?;
         Some(found(&frame, &bases, &fde, elf, address))
     }
+}
+
+fn by_go(module: &Module, elf: &Elf, address: u64) -> Option<Found> {
+    let rule = match module.go()?.frame(elf, address)? {
+        go::Frame::Size(size) => Rule::of_frame_size(elf.arch, size, false)?,
+        go::Frame::Interrupted(size) => Rule::of_frame_size(elf.arch, size, true)?,
+        go::Frame::Top => Rule::outermost(elf.arch),
+        go::Frame::Cgo => Rule::of_cgo(),
+        go::Frame::Elsewhere => return None,
+    };
+    Some(Found::Rule(Arc::new(rule)))
 }
 
 fn by_debug_frame(elf: &Elf, index: &OnceLock<Index>, address: u64) -> Option<Found> {

@@ -1,6 +1,7 @@
 //! A row of call frame information in the form in which it is kept and applied.
 
 use super::{Slice, expression};
+use crate::unwind::arch::Spec;
 use crate::unwind::{Arch, Memory, Registers};
 use gimli::{BaseAddresses, CfaRule, RegisterRule, UnwindContext, UnwindExpression, UnwindSection};
 
@@ -10,6 +11,8 @@ pub(in crate::unwind) struct Rule {
     cfa: Cfa,
     /// The frame is a signal trampoline.
     pub signal: bool,
+    /// The caller was interrupted: it stands at the address itself, not behind a call.
+    pub interrupted: bool,
     return_address: u8,
     saves: Box<[(u8, Save)]>,
 }
@@ -99,9 +102,76 @@ impl Rule {
         Some(Self {
             cfa,
             signal: fde.is_signal_trampoline(),
+            interrupted: fde.is_signal_trampoline(),
             return_address: u8::try_from(fde.cie().return_address_register().0).ok()?,
             saves: saves.into(),
         })
+    }
+
+    /// The return address stands behind a frame of this size, as in Go, and below it the frame pointer.
+    pub fn of_frame_size(arch: Arch, size: u64, interrupted: bool) -> Option<Self> {
+        let spec = arch.spec();
+        if spec.link.is_some() {
+            return None;
+        }
+        let word = i64::from(spec.word);
+        let mut saves = vec![(spec.pc, Save::At(word.wrapping_neg()))];
+        if size > 0 {
+            saves.push((spec.fp, Save::At(word.wrapping_mul(-2))));
+        }
+        Some(Self {
+            cfa: Cfa::Register(spec.sp, i64::try_from(size).ok()?.checked_add(word)?),
+            signal: false,
+            interrupted,
+            return_address: spec.pc,
+            saves: saves.into(),
+        })
+    }
+
+    /// There is no caller.
+    pub fn outermost(arch: Arch) -> Self {
+        let Spec { sp, pc, .. } = *arch.spec();
+        let saves = [(pc, Save::Undefined)].into();
+        Self { cfa: Cfa::Register(sp, 0), signal: false, interrupted: false, return_address: pc, saves }
+    }
+
+    /// `runtime.asmcgocall` on x86_64 (runtime/asm_amd64.s), which has changed to the thread's own stack and
+    /// left there: at 48 the goroutine, whose stack ends at `*(g + 8)`, and at 40 how far below that it was; or
+    /// at 48 nothing and at 40 the former stack pointer.
+    pub fn of_cgo() -> Self {
+        use gimli::constants as op;
+        let expression = [
+            op::DW_OP_breg7.0,
+            48,
+            op::DW_OP_deref.0,
+            op::DW_OP_dup.0,
+            op::DW_OP_bra.0,
+            7,
+            0,
+            op::DW_OP_drop.0,
+            op::DW_OP_breg7.0,
+            40,
+            op::DW_OP_deref.0,
+            op::DW_OP_skip.0,
+            7,
+            0,
+            op::DW_OP_plus_uconst.0,
+            8,
+            op::DW_OP_deref.0,
+            op::DW_OP_breg7.0,
+            40,
+            op::DW_OP_deref.0,
+            op::DW_OP_minus.0,
+            op::DW_OP_plus_uconst.0,
+            8,
+        ];
+        Self {
+            cfa: Cfa::Expression(expression.into()),
+            signal: false,
+            interrupted: false,
+            return_address: 16,
+            saves: [(16, Save::At(-8))].into(),
+        }
     }
 
     /// The caller's registers; `None` where there is no caller. `bias` is the difference between addresses

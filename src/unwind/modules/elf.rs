@@ -197,7 +197,17 @@ impl Elf {
     /// The value of a defined symbol of the dynamic symbol table.
     #[must_use]
     pub fn dynamic_symbol(&self, name: &str) -> Option<u64> {
-        let table = self.section(".dynsym")?;
+        self.symbol_of(".dynsym", name)
+    }
+
+    /// The value of a defined symbol of the full symbol table.
+    #[must_use]
+    pub fn symbol(&self, name: &str) -> Option<u64> {
+        self.symbol_of(".symtab", name)
+    }
+
+    fn symbol_of(&self, table: &str, name: &str) -> Option<u64> {
+        let table = self.section(table)?;
         let (symbols, strings) = (self.raw_data(table)?, self.raw_data(self.section_at(table.link)?)?);
         let size = if self.is_64 { 24 } else { 16 };
         symbols.chunks_exact(size).find_map(|symbol| {

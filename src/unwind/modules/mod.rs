@@ -8,6 +8,7 @@ pub mod separate;
 
 use super::Mapping;
 use super::cfi::Tables;
+use super::go;
 use super::python::Interpreter;
 use elf::{Bytes, Elf};
 use nix::unistd::Pid;
@@ -41,6 +42,7 @@ pub struct Module {
     separate: OnceLock<Option<Elf>>,
     tables: Tables,
     interpreter: OnceLock<Option<Interpreter>>,
+    go: OnceLock<Option<go::Place>>,
 }
 
 impl std::fmt::Debug for Module {
@@ -61,6 +63,7 @@ impl Module {
             separate: OnceLock::new(),
             tables: Tables::default(),
             interpreter: OnceLock::new(),
+            go: OnceLock::new(),
         }
     }
 
@@ -112,6 +115,11 @@ impl Module {
     /// What it is as an interpreter of Python, if it is one.
     pub(super) fn interpreter(&self) -> Option<Interpreter> {
         *self.interpreter.get_or_init(|| self.elf().and_then(Interpreter::of))
+    }
+
+    /// Where it has the tables of a Go program, if it is one.
+    pub(super) fn go(&self) -> Option<&go::Place> {
+        self.go.get_or_init(|| self.elf().and_then(go::Place::of)).as_ref()
     }
 
     pub(super) fn tables(&self) -> &Tables {
