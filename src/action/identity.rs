@@ -69,21 +69,3 @@ fn groups(tid: Pid) -> Vec<u32> {
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     line.split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect()
 }
-
-/// Whether nobody but this very thread can change what its call will do: no other thread, and no process
-/// that shares its descriptor table, as far as parents and children go.
-pub fn is_alone(tracee: &dyn Tracee) -> bool {
-    let pid = tracee.pid();
-    // One directory a thread, besides `.` and `..` (fs/proc/base.c).
-    let threads = nix::sys::stat::stat(format!("/proc/{pid}/task").as_str()).map(|stat| stat.st_nlink);
-    if threads != Ok(3) || tracee.tid() != pid {
-        return false;
-    }
-    let Ok(children) = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) else { return false };
-    let Ok(status) = Status::of(pid) else { return false };
-    let children = children.split_ascii_whitespace().filter_map(|child| child.parse().ok());
-    let parent = (status.parent != std::process::id() as i32).then_some(status.parent).filter(|parent| *parent > 1);
-    let mut relatives = children.chain(parent).map(Pid::from_raw);
-    // A relative out of reach (another user's, or ended) can't share the table, or ended.
-    !relatives.any(|relative| sockstrace_backend::remote::shares_descriptors(pid, relative) == Ok(true))
-}

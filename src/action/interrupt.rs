@@ -2,16 +2,17 @@
 //!
 //! A thread whose call we perform can't be interrupted itself, so that a signal for it must interrupt us.
 //! The kernel tells nobody that a signal is pending in another process: one watcher thread looks at
-//! /proc/TID/status of every thread for which somebody blocks, and interrupts the one who does.
+//! /proc/TID/status of every thread for which somebody blocks, and interrupts the one who does. Calls that
+//! block rarely are left to the watchdog ([`sockstrace_backend::watchdog`]).
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, gettid};
 use sockstrace_backend::proc::Status;
+use sockstrace_backend::watchdog::Mark;
 use sockstrace_backend::{Tracee, signals};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The signal that interrupts our own blocking calls.
@@ -20,12 +21,6 @@ const INTERRUPT: Signal = Signal::SIGUSR2;
 /// How soon the watcher looks first, and how rarely at last: what a signal may come late.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_INTERVAL: Duration = Duration::from_millis(20);
-
-/// How often it looks at brief calls; one that is seen twice is interrupted.
-const TICK: Duration = Duration::from_millis(2);
-
-/// Without brief calls for so many ticks, it sleeps until the next one.
-const IDLE_TICKS: u32 = 50;
 
 /// Why a blocking call on a tracee's behalf gave no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,21 +39,22 @@ pub struct Watcher(&'static Shared);
 static SHARED: LazyLock<Shared> = LazyLock::new(Shared::default);
 
 thread_local! {
-    static BRIEF: Arc<Brief> = SHARED.brief_of_this_thread();
+    /// This thread's brief calls: they are interrupted where they aren't brief.
+    static BRIEF: Mark = {
+        let worker = gettid();
+        Mark::new(move || interrupt(worker))
+    };
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
-    /// The thread ticks: brief calls need not wake it.
-    ticks: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     blocked: HashMap<u64, Blocked>,
-    brief: Vec<Weak<Brief>>,
     next: u64,
     started: bool,
 }
@@ -70,16 +66,6 @@ struct Blocked {
     worker: Pid,
     look: Instant,
     interval: Duration,
-}
-
-/// A thread's brief calls. Arming a timer for each would cost more than the calls.
-#[derive(Debug)]
-struct Brief {
-    worker: Pid,
-    /// Counts calls: odd while there is one.
-    count: AtomicU64,
-    /// The count when the watcher last looked.
-    seen: AtomicU64,
 }
 
 impl Watcher {
@@ -108,14 +94,8 @@ impl Watcher {
     /// Runs `call`, which blocks rarely, where others wait behind us; `None` where it had to be interrupted
     /// because it did block.
     pub fn briefly<T>(&self, call: impl FnOnce() -> Result<T, Errno>) -> Option<Result<T, Errno>> {
-        let result = BRIEF.with(|brief| {
-            brief.count.fetch_add(1, Ordering::SeqCst);
-            let ticks = self.0.ticks.load(Ordering::SeqCst) || self.0.start_ticking();
-            // Without a watcher nothing would end it.
-            let result = ticks.then(call);
-            brief.count.fetch_add(1, Ordering::SeqCst);
-            result
-        });
+        // Without a watchdog nothing would end it.
+        let result = BRIEF.with(|brief| brief.during(call));
         match result {
             Some(Err(Errno::EINTR)) | None => None,
             Some(result) => Some(result),
@@ -128,29 +108,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn brief_of_this_thread(&self) -> Arc<Brief> {
-        let brief = Arc::new(Brief { worker: gettid(), count: AtomicU64::new(0), seen: AtomicU64::new(0) });
-        let mut state = self.lock();
-        state.brief.retain(|brief| brief.strong_count() > 0);
-        state.brief.push(Arc::downgrade(&brief));
-        brief
-    }
-
-    /// Makes sure that there is a watcher; `false` where there can't be one.
-    fn start(&'static self, state: &mut State) -> bool {
+    /// Makes sure that there is a watcher. Without one calls still work; signals only wait for them to end.
+    fn start(&'static self, state: &mut State) {
         if !state.started {
             let thread = std::thread::Builder::new().name("watcher".into());
             state.started = thread.spawn(|| self.watch()).is_ok();
         }
-        state.started
-    }
-
-    fn start_ticking(&'static self) -> bool {
-        let mut state = self.lock();
-        let started = self.start(&mut state);
-        self.ticks.store(started, Ordering::SeqCst);
-        self.work.notify_one();
-        started
     }
 
     fn enter(&'static self, tracee: &dyn Tracee) -> u64 {
@@ -165,7 +128,6 @@ impl Shared {
             interval: FIRST_LOOK,
         };
         state.blocked.insert(key, blocked);
-        // Without the watcher calls still work; signals only wait for them to end.
         self.start(&mut state);
         if state.blocked.len() == 1 {
             self.work.notify_one();
@@ -175,27 +137,11 @@ impl Shared {
 
     fn watch(&self) {
         let mut state = self.lock();
-        let mut idle = 0_u32;
         loop {
             state = self.look_at_blocked(state);
-            idle = if look_at_brief(&mut state) { 0 } else { idle.saturating_add(1) };
-            if idle > IDLE_TICKS {
-                // Under the lock: whoever finds this set to false waits for us in `start_ticking`.
-                self.ticks.store(false, Ordering::SeqCst);
-                // A call that began before it could see that.
-                if look_at_brief(&mut state) {
-                    self.ticks.store(true, Ordering::SeqCst);
-                    idle = 0;
-                }
-            }
             let earliest = state.blocked.values().map(|blocked| blocked.look).min();
-            let pause = earliest.map(|look| look.saturating_duration_since(Instant::now()));
-            let tick = self.ticks.load(Ordering::SeqCst).then_some(TICK);
-            state = match pause.into_iter().chain(tick).min() {
-                None => {
-                    idle = 0;
-                    self.work.wait(state).unwrap_or_else(PoisonError::into_inner)
-                }
+            state = match earliest.map(|look| look.saturating_duration_since(Instant::now())) {
+                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(pause) => self.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
@@ -225,20 +171,6 @@ impl Shared {
         }
         state
     }
-}
-
-/// Interrupts the brief calls that were there at the last look already; whether there was any since then.
-fn look_at_brief(state: &mut State) -> bool {
-    let mut active = false;
-    for brief in state.brief.iter().filter_map(Weak::upgrade) {
-        let count = brief.count.load(Ordering::SeqCst);
-        let seen = brief.seen.swap(count, Ordering::SeqCst);
-        active |= count != seen || count % 2 == 1;
-        if count == seen && count % 2 == 1 {
-            interrupt(brief.worker);
-        }
-    }
-    active
 }
 
 fn interrupt(worker: Pid) {

@@ -1,7 +1,6 @@
 //! One function a system call: what it asks for, in the order in which the kernel looks at it.
 
 use super::{Scene, Subject};
-use crate::action::identity::is_alone;
 use crate::action::perform::unix_path::{Found, Origin};
 use crate::action::perform::{Performed, Socket, failed, sys};
 use crate::operation::address::{Address, UnixAddress};
@@ -65,7 +64,7 @@ impl Scene<'_> {
         }
         let operation = Operation::Connect { destination: address.address() };
         Ok(self.decide(subject, &operation, || {
-            if socket.kind.family == Family::NETLINK && is_alone(self.tracee) {
+            if socket.kind.family == Family::NETLINK && self.tracee.is_alone() {
                 return CONTINUE;
             }
             self.performer().connect(&socket, &address)
@@ -84,7 +83,7 @@ impl Scene<'_> {
             match &found {
                 // What was judged by its path is reached by what was found, not by the path.
                 Some(found) if self.pipeline.config.policy.judges_unix() => performer.connect_found(socket, found),
-                _ if is_alone(self.tracee) => CONTINUE,
+                _ if self.tracee.is_alone() => CONTINUE,
                 Some(found) => performer.connect_found(socket, found),
                 None if self.patience == Patience::AtOnce => Outcome::NeedsPatience,
                 None => match self.walk(address) {
@@ -253,7 +252,7 @@ impl Scene<'_> {
         whole: Whole,
     ) -> Performed {
         let local = matches!(socket.kind.family, Family::UNIX | Family::NETLINK | Family::ALG);
-        if local && found.is_none() && whole == Whole::Yes && is_alone(self.tracee) {
+        if local && found.is_none() && whole == Whole::Yes && self.tracee.is_alone() {
             return CONTINUE;
         }
         if found.is_none() && message.name.is_some_and(|name| names_path(&socket.kind, &name)) {
@@ -310,7 +309,7 @@ impl Scene<'_> {
                 return CONTINUE;
             }
             match socket.kind.family {
-                Family::UNIX | Family::NETLINK if is_alone(self.tracee) => CONTINUE,
+                Family::UNIX | Family::NETLINK if self.tracee.is_alone() => CONTINUE,
                 Family::UNIX => self.performer().bind_path(&socket, &address),
                 _ => self.performer().bind(&socket, &address),
             }
@@ -320,7 +319,7 @@ impl Scene<'_> {
     fn listen(&self, call: &Arguments) -> Outcome {
         let perform = |socket: &Socket| {
             // listen is where a UNIX socket gets the credentials that its peers see.
-            let local = socket.kind.family == Family::UNIX && is_alone(self.tracee);
+            let local = socket.kind.family == Family::UNIX && self.tracee.is_alone();
             if local || !self.pipeline.config.policy.judges_incoming() {
                 return CONTINUE;
             }

@@ -15,7 +15,8 @@
 //!
 //! The crate also holds what every backend needs: the system call tables ([`arch`]), building the
 //! seccomp filter that selects the calls ([`filter`]), starting a program ([`launch`]), reading another
-//! process ([`remote`], [`proc`]), and ending a whole process tree ([`tree`]).
+//! process ([`remote`], [`proc`]), ending a whole process tree ([`tree`]), and noticing who is stuck
+//! ([`watchdog`]).
 
 pub mod arch;
 pub mod call;
@@ -28,6 +29,7 @@ pub mod reap;
 pub mod remote;
 pub mod signals;
 pub mod tree;
+pub mod watchdog;
 
 use std::fmt;
 
@@ -37,6 +39,7 @@ pub use launch::Command;
 pub use look::{Halted, Look};
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use remote::{Identity, Remote};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -149,6 +152,25 @@ pub trait Tracee {
     /// asks for may have changed in between, so that it is to be judged again.
     fn repeats(&self) -> Option<u64> {
         None
+    }
+
+    /// The thread's process, its parent and its real ids.
+    ///
+    /// # Errors
+    /// ESRCH where it is gone.
+    fn identity(&self) -> Result<Identity, Errno> {
+        Remote::open(self.tid())?.identity()
+    }
+
+    /// Whether nobody but this very thread can change what its call will do: see [`Remote::is_alone`].
+    fn is_alone(&self) -> bool {
+        Remote::open(self.tid()).is_ok_and(|remote| remote.is_alone())
+    }
+
+    /// Whether a call that was begun [`Patience::AtOnce`] may block after all, where it seldom does: the others
+    /// are held up for a few milliseconds then, until somebody else sees to them.
+    fn may_linger(&self) -> bool {
+        false
     }
 }
 

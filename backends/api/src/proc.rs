@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 
 /// The lines of /proc/TID/status that sockstrace uses.
@@ -40,8 +41,11 @@ pub struct Status {
 impl Status {
     /// Reads /proc/`tid`/status.
     pub fn of(tid: Pid) -> Result<Self, Errno> {
+        // In one piece as a rule: what exceeds the room takes more calls.
+        let mut text = Vec::with_capacity(4096);
+        let file = fs::File::open(format!("/proc/{tid}/status")).map_err(|error| gone(&error))?;
+        file.take(u64::MAX).read_to_end(&mut text).map_err(|error| gone(&error))?;
         // The name in it can be any bytes.
-        let text = fs::read(format!("/proc/{tid}/status")).map_err(|error| gone(&error))?;
         Ok(Self::parse(&String::from_utf8_lossy(&text)))
     }
 

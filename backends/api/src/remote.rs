@@ -11,10 +11,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// `PIDFD_THREAD` (Linux 6.9): the pidfd is of the thread, not of its process.
@@ -28,7 +28,31 @@ pub struct Remote {
     tid: Pid,
     pid: Pid,
     pidfd: OwnedFd,
+    /// Files in /proc, opened when they are first needed: looking their paths up costs more than reading.
     pagemap: OnceLock<Option<File>>,
+    tasks: OnceLock<Option<File>>,
+    children: OnceLock<Option<File>>,
+}
+
+/// Who a thread is: numbers as our own namespaces have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Its process.
+    pub pid: Pid,
+    /// That one's parent.
+    pub parent: Pid,
+    /// Real user.
+    pub uid: u32,
+    /// Real group.
+    pub gid: u32,
+}
+
+impl Identity {
+    fn read(tid: Pid) -> Result<Self, Errno> {
+        let status = Status::of(tid)?;
+        let (pid, parent) = (Pid::from_raw(status.tgid), Pid::from_raw(status.parent));
+        Ok(Self { pid, parent, uid: status.uid[0], gid: status.gid[0] })
+    }
 }
 
 impl Remote {
@@ -37,15 +61,65 @@ impl Remote {
     /// # Errors
     /// ESRCH where it is gone; EMFILE and the like where we can't.
     pub fn open(tid: Pid) -> Result<Self, Errno> {
-        let thread = pidfd_open(tid, PIDFD_THREAD);
-        let pid = Pid::from_raw(Status::of(tid)?.tgid);
-        let pidfd = match thread {
-            Err(Errno::EINVAL) if shares_descriptors(tid, pid)? => pidfd_open(pid, 0)?,
-            // Before 6.9 a thread with a descriptor table of its own is out of reach.
-            Err(Errno::EINVAL) => return Err(Errno::EPERM),
-            other => other?,
+        let (pidfd, pid) = match pidfd_open(tid, PIDFD_THREAD) {
+            Err(Errno::EINVAL) => {
+                let pid = Identity::read(tid)?.pid;
+                // Before 6.9 a thread with a descriptor table of its own is out of reach.
+                if !shares_descriptors(tid, pid)? {
+                    return Err(Errno::EPERM);
+                }
+                (pidfd_open(pid, 0)?, pid)
+            }
+            pidfd => {
+                let pidfd = pidfd?;
+                let identity = identity_of(pidfd.as_fd()).map_or_else(|| Identity::read(tid), Ok)?;
+                (pidfd, identity.pid)
+            }
         };
-        Ok(Self { tid, pid, pidfd, pagemap: OnceLock::new() })
+        let (pagemap, tasks, children) = <(OnceLock<_>, OnceLock<_>, OnceLock<_>)>::default();
+        Ok(Self { tid, pid, pidfd, pagemap, tasks, children })
+    }
+
+    /// Who it is now: ids change.
+    ///
+    /// # Errors
+    /// ESRCH where it is gone.
+    pub fn identity(&self) -> Result<Identity, Errno> {
+        identity_of(self.pidfd.as_fd()).map_or_else(|| Identity::read(self.tid), Ok)
+    }
+
+    /// Whether nobody but this very thread can change what its call will do: no other thread, and no process
+    /// that shares its descriptor table, as far as parents and children go.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        // One directory a thread, besides `.` and `..` (fs/proc/base.c).
+        const ONE_THREAD: u64 = 3;
+        if self.tid != self.pid || self.task_links() != Some(ONE_THREAD) {
+            return false;
+        }
+        let Ok(identity) = self.identity() else { return false };
+        let parent = Some(identity.parent).filter(|parent| *parent != Pid::this() && parent.as_raw() > 1);
+        // A relative out of reach (another user's, or ended) can't share the table, or ended.
+        let shares = |relative| shares_descriptors(self.pid, relative) == Ok(true);
+        !parent.is_some_and(shares) && self.children().is_some_and(|children| !children.into_iter().any(shares))
+    }
+
+    fn task_links(&self) -> Option<u64> {
+        let open = || {
+            let options = OpenOptions::new().read(true).custom_flags(libc::O_PATH).clone();
+            options.open(format!("/proc/{}/task", self.pid)).ok()
+        };
+        Some(self.tasks.get_or_init(open).as_ref()?.metadata().ok()?.nlink())
+    }
+
+    /// The children of a process with one thread; `None` where they can't be told, or are too many.
+    fn children(&self) -> Option<Vec<Pid>> {
+        let open = || File::open(format!("/proc/{0}/task/{0}/children", self.pid)).ok();
+        let file = self.children.get_or_init(open).as_ref()?;
+        let mut buffer = [0; 1024];
+        let length = file.read_at(&mut buffer, 0).ok().filter(|length| *length < buffer.len())?;
+        let text = str::from_utf8(buffer.get(..length)?).ok()?;
+        text.split_ascii_whitespace().map(|child| child.parse().ok().map(Pid::from_raw)).collect()
     }
 
     /// The thread.
@@ -84,6 +158,11 @@ impl Remote {
         }
         let end = address.checked_add(buffer.len() as u64).ok_or(MemoryError::Fault)?;
         let wanted = buffer.len();
+        if address % PAGE + wanted as u64 <= PAGE {
+            // The usual case, without a list.
+            let page = [RemoteIoVec { base: address as usize, len: wanted }];
+            return process_vm_readv(self.tid, &mut [IoSliceMut::new(buffer)], &page).map_err(memory_error);
+        }
         let mut done = 0_usize;
         // An element that can't be read whole may be refused whole: so one element a page, many at once.
         while done < wanted {
@@ -147,6 +226,35 @@ fn memory_error(errno: Errno) -> MemoryError {
         Errno::EPERM => MemoryError::Denied,
         _ => MemoryError::Fault,
     }
+}
+
+/// `struct pidfd_info` of <linux/pidfd.h>, as of Linux 6.13.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    ruid: u32,
+    rgid: u32,
+    others: [u32; 7],
+}
+
+/// `PIDFD_GET_INFO`: `_IOWR(0xFF, 11, struct pidfd_info)`.
+const GET_INFO: libc::Ioctl = ((3 << 30) | ((size_of::<PidfdInfo>() as u32) << 16) | (0xFF << 8) | 11) as libc::Ioctl;
+
+/// What the kernel says of the task of a pidfd; `None` where it can't (before Linux 6.13), or the task is gone.
+fn identity_of(pidfd: BorrowedFd<'_>) -> Option<Identity> {
+    const PID: u64 = 1;
+    const CREDENTIALS: u64 = 2;
+    let mut info = PidfdInfo { mask: PID | CREDENTIALS, ..PidfdInfo::default() };
+    // SAFETY: a structure of our own, of the size that the number names.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
+    let known = result == 0 && info.mask & (PID | CREDENTIALS) == PID | CREDENTIALS;
+    let (pid, parent) = (Pid::from_raw(info.tgid as i32), Pid::from_raw(info.ppid as i32));
+    known.then_some(Identity { pid, parent, uid: info.ruid, gid: info.rgid })
 }
 
 fn pidfd_open(pid: Pid, flags: libc::c_uint) -> Result<OwnedFd, Errno> {
@@ -251,6 +359,51 @@ mod tests {
         assert_eq!(me.read(0, &mut []), Ok(0));
         assert!(!me.is_resident(base + PAGE, 1));
         assert!(me.is_resident(buffer.as_ptr() as u64, buffer.len()));
+    }
+
+    #[test]
+    fn the_kernel_says_of_a_pidfd_what_proc_says() {
+        assert_eq!(size_of::<PidfdInfo>(), 64);
+        let me = Remote::open(nix::unistd::gettid()).unwrap();
+        let identity = Identity::read(nix::unistd::gettid()).unwrap();
+        assert_eq!(me.identity(), Ok(identity));
+        assert_eq!((me.pid(), identity.parent), (Pid::this(), Pid::parent()));
+        assert!(identity_of(me.pidfd.as_fd()).is_none_or(|known| known == identity));
+    }
+
+    /// A process with one child, both asleep: ended by the test's end at the latest.
+    fn pair(flags: i32) -> Pid {
+        // SAFETY: both make a few system calls and sleep until they are killed.
+        unsafe {
+            let pid = libc::fork();
+            if pid == 0 {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0);
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                loop {
+                    libc::pause();
+                }
+            }
+            Pid::from_raw(pid)
+        }
+    }
+
+    #[test]
+    fn a_process_is_alone_without_threads_or_shared_descriptors() {
+        assert!(!Remote::open(nix::unistd::gettid()).unwrap().is_alone());
+        for (flags, alone) in [(0, true), (libc::CLONE_FILES, false)] {
+            let pid = pair(flags);
+            let remote = Remote::open(pid).unwrap();
+            while remote.children().unwrap().is_empty() {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            assert_eq!(remote.is_alone(), alone);
+            // The child's parent is not we.
+            assert_eq!(Remote::open(remote.children().unwrap()[0]).unwrap().is_alone(), alone);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+            nix::sys::wait::waitpid(pid, None).unwrap();
+            assert!(!remote.is_alone());
+        }
     }
 
     #[test]

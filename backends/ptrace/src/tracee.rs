@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use sockstrace_backend::remote::{Remote, RemoteCache};
+use sockstrace_backend::remote::{Identity, Remote, RemoteCache};
 use sockstrace_backend::{MemoryError, Patience, Tracee};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -70,5 +70,13 @@ impl Tracee for Stopped {
 
     fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Acquire)
+    }
+
+    fn identity(&self) -> Result<Identity, Errno> {
+        self.remotes.get(self.tid)?.identity()
+    }
+
+    fn is_alone(&self) -> bool {
+        self.remotes.get(self.tid).is_ok_and(|remote| remote.is_alone())
     }
 }

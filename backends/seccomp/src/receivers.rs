@@ -3,6 +3,10 @@
 //! One leads: it waits in the ioctl and handles what it receives at once. Where the handler needs time,
 //! the leader first hands its place to a resting thread (or a new one) and only then goes on with its
 //! call. So the kernel wakes one thread a call, and a slow call holds up nobody.
+//!
+//! Nobody can tell beforehand whether a program's memory has to be waited for: its pages may be another
+//! process's to fill (userfaultfd(2), FUSE). So the leader just reads; where that lasts, the watchdog notices
+//! it and gives its place to another.
 
 use crate::again::Repeats;
 use crate::listener::{Listener, Notification};
@@ -10,13 +14,15 @@ use crate::probe;
 use crate::reply::Answering;
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use sockstrace_backend::remote::{Remote, RemoteCache};
+use sockstrace_backend::remote::{Identity, Remote, RemoteCache};
+use sockstrace_backend::watchdog::{self, Mark};
 use sockstrace_backend::{
     Abi, BackendError, Handler, InterceptedCall, Look, MemoryError, Outcome, Patience, Reply, Syscall, Tracee,
 };
 use std::cell::{Ref, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Small, as there may be a thousand of them; handling a call needs a few KiB.
@@ -41,7 +47,7 @@ pub fn start(listener: OwnedFd, handler: Arc<dyn Handler>) -> Result<(), Backend
         turns: Mutex::new(Turns::default()),
         turn: Condvar::new(),
     });
-    spawn(&shared).map_err(|error| {
+    watchdog::start().and_then(|()| spawn(&shared)).map_err(|error| {
         BackendError::Failed("starting a thread".into(), sockstrace_backend::filter::errno_of(&error))
     })
 }
@@ -51,6 +57,10 @@ fn spawn(shared: &Arc<Shared>) -> io::Result<()> {
     let builder = std::thread::Builder::new().name("receiver".into()).stack_size(STACK_BYTES);
     builder.spawn(move || shared.lead()).map(drop)
 }
+
+/// Whether a thread leads. Changed under the lock of [`Turns`] alone. Who has been relieved without having seen
+/// it may receive one call more: no harm.
+type Post = Arc<AtomicBool>;
 
 struct Shared {
     listener: Listener,
@@ -73,10 +83,16 @@ struct Turns {
 
 impl Shared {
     fn lead(self: &Arc<Self>) {
+        let post = Post::new(AtomicBool::new(true));
+        let mark = {
+            let (shared, post) = (Arc::clone(self), Post::clone(&post));
+            Mark::new(move || shared.relieve(&post))
+        };
         loop {
             match self.listener.receive() {
                 Ok(notification) => {
-                    if !self.handle(&notification) && !self.rest() {
+                    self.handle(&notification, &post, &mark);
+                    if !post.load(Ordering::Acquire) && !self.rest(&post) {
                         return;
                     }
                 }
@@ -99,41 +115,31 @@ impl Shared {
         Answering { listener, reaper: self.reaper, repeats, waits_killably: self.waits_killably }
     }
 
-    /// Handles one call; whether this thread still leads.
-    fn handle(self: &Arc<Self>, notification: &Notification) -> bool {
+    fn handle(self: &Arc<Self>, notification: &Notification, post: &Post, mark: &Mark) {
         let Some(call) = intercepted(notification) else {
-            self.answering().carry_out(notification, &Reply::Fail(Errno::ENOSYS));
-            return true;
+            return self.answering().carry_out(notification, &Reply::Fail(Errno::ENOSYS));
         };
         let waiting = match Waiting::new(self, &call, notification) {
             Ok(waiting) => waiting,
-            Err(errno) => {
-                // The thread is gone, or we are out of descriptors: refuse.
-                self.answering().carry_out(notification, &Reply::Fail(errno));
-                return true;
-            }
+            // The thread is gone, or we are out of descriptors: refuse.
+            Err(errno) => return self.answering().carry_out(notification, &Reply::Fail(errno)),
         };
-        let (reply, look, leads) = match self.handler.handle(&call, &waiting, Patience::AtOnce) {
-            Outcome::Reply(reply @ Reply::OpenSocket { .. }) => (reply, None, !self.pass_lead()),
-            Outcome::Reply(reply) => (reply, None, true),
-            // The thread must be waited for.
-            Outcome::Look(reply, look) => (reply, Some(look), !self.pass_lead()),
-            Outcome::NeedsPatience => {
-                let leads = !self.pass_lead();
-                let waiting = Waiting { patience: Patience::MayBlock, ..waiting };
-                match self.handler.handle(&call, &waiting, Patience::MayBlock) {
-                    Outcome::Reply(reply) => (reply, None, leads),
-                    Outcome::Look(reply, look) => (reply, Some(look), leads),
-                    Outcome::NeedsPatience => (Reply::Fail(Errno::EPERM), None, leads),
-                }
-            }
+        let hurried = mark.during(|| self.handler.handle(&call, &waiting, Patience::AtOnce));
+        if !matches!(hurried, Some(Outcome::Reply(_))) || matches!(hurried, Some(Outcome::Reply(Reply::OpenSocket { .. }))) {
+            self.relieve(post);
+        }
+        let outcome = match hurried {
+            Some(Outcome::NeedsPatience) | None => self.handler.handle(&call, &waiting, Patience::MayBlock),
+            Some(outcome) => outcome,
         };
-        self.answer(notification, &call, &reply, look);
-        leads
+        match outcome {
+            Outcome::Reply(reply) => self.answering().carry_out(notification, &reply),
+            Outcome::Look(reply, look) => self.look_and_answer(notification, &call, &reply, look),
+            Outcome::NeedsPatience => self.answering().carry_out(notification, &Reply::Fail(Errno::EPERM)),
+        }
     }
 
-    fn answer(&self, notification: &Notification, call: &InterceptedCall, reply: &Reply, look: Option<Look>) {
-        let Some(look) = look else { return self.answering().carry_out(notification, reply) };
+    fn look_and_answer(&self, notification: &Notification, call: &InterceptedCall, reply: &Reply, look: Look) {
         match self.remotes.get(call.tid) {
             Ok(remote) => {
                 self.answering().look_and_carry_out(notification, call, remote.pid(), reply, look);
@@ -143,20 +149,25 @@ impl Shared {
         }
     }
 
-    /// Makes another thread the leader; `false` where there is none to be had.
-    fn pass_lead(self: &Arc<Self>) -> bool {
+    /// Makes another thread the leader in place of the one of this post, which stays where there is none to be
+    /// had.
+    fn relieve(self: &Arc<Self>, post: &Post) {
         let mut turns = self.turns();
-        if turns.given < turns.resting {
+        if !post.load(Ordering::Acquire) {
+            return;
+        }
+        let relieved = if turns.given < turns.resting {
             turns.given = turns.given.saturating_add(1);
             self.turn.notify_one();
-            return true;
-        }
-        drop(turns);
-        spawn(self).is_ok()
+            true
+        } else {
+            spawn(self).is_ok()
+        };
+        post.store(!relieved, Ordering::Release);
     }
 
     /// Rests until there is a turn to lead; `false` where enough others rest.
-    fn rest(&self) -> bool {
+    fn rest(&self, post: &Post) -> bool {
         let mut turns = self.turns();
         if turns.resting >= RESTING_AT_MOST {
             return false;
@@ -167,6 +178,7 @@ impl Shared {
         }
         turns.given = turns.given.saturating_sub(1);
         turns.resting = turns.resting.saturating_sub(1);
+        post.store(true, Ordering::Release);
         true
     }
 
@@ -192,7 +204,6 @@ struct Waiting<'s> {
     shared: &'s Shared,
     id: u64,
     remote: RefCell<Arc<Remote>>,
-    patience: Patience,
     repeats: Option<u64>,
 }
 
@@ -204,17 +215,11 @@ impl<'s> Waiting<'s> {
         let remote = shared.remotes.get(call.tid)?;
         let repeats = shared.repeats.of(call, remote.pid(), notification.ip);
         let (id, remote) = (notification.id, RefCell::new(remote));
-        Ok(Self { shared, id, remote, patience: Patience::AtOnce, repeats })
+        Ok(Self { shared, id, remote, repeats })
     }
 
     fn remote(&self) -> Ref<'_, Arc<Remote>> {
         self.remote.borrow()
-    }
-
-    /// Whether the memory may be touched: at once only where that can't block.
-    fn may_touch(&self, address: u64, length: usize) -> Result<(), MemoryError> {
-        let waits = self.patience == Patience::AtOnce && !self.remote().is_resident(address, length);
-        if waits { Err(MemoryError::WouldBlock) } else { Ok(()) }
     }
 }
 
@@ -228,12 +233,10 @@ impl Tracee for Waiting<'_> {
     }
 
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, MemoryError> {
-        self.may_touch(address, buffer.len())?;
         self.remote().read(address, buffer)
     }
 
     fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
-        self.may_touch(address, data.len())?;
         // Between our last look and now the thread may have been killed and its number reused.
         if !self.is_waiting() {
             return Err(MemoryError::Gone);
@@ -263,5 +266,17 @@ impl Tracee for Waiting<'_> {
 
     fn repeats(&self) -> Option<u64> {
         self.repeats
+    }
+
+    fn identity(&self) -> Result<Identity, Errno> {
+        self.remote().identity()
+    }
+
+    fn is_alone(&self) -> bool {
+        self.remote().is_alone()
+    }
+
+    fn may_linger(&self) -> bool {
+        true
     }
 }

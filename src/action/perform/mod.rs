@@ -3,7 +3,7 @@
 //! What the kernel would do in the tracee it does here: the duplicate shares the open file description, so
 //! that flags, peers and errors are those of the tracee's socket. What can't be performed without the
 //! difference being seen is left to the kernel where nobody can change it meanwhile
-//! ([`super::identity::is_alone`]):
+//! ([`Tracee::is_alone`]):
 //!
 //! | what | performed | why not always |
 //! | --- | --- | --- |

@@ -20,6 +20,9 @@ use std::ptr::NonNull;
 /// How much of a stream's payload is copied and sent at a time.
 const CHUNK: u64 = 1 << 20;
 
+/// How much is tried where others wait.
+const SHORT: u64 = 64 << 10;
+
 /// No datagram is longer: what exceeds this is EMSGSIZE for every family (net.core.wmem_max is far less).
 const LONGEST_DATAGRAM: u64 = 64 << 20;
 
@@ -29,10 +32,9 @@ const LONGEST_CALL: u64 = 0x7FFF_F000;
 impl Performer<'_> {
     /// Performs one message. `found` is the socket file that a UNIX path leads to.
     pub fn send(&self, socket: &Socket, message: &Message, abi: Abi, found: Option<&Found>) -> Performed {
-        let blocking = message.flags & libc::MSG_DONTWAIT == 0 && !sys::is_nonblocking(socket.fd());
         let stream = socket.kind.kind == SocketType::STREAM;
-        // A stream that is sent in part can't be begun and handed on.
-        if blocking && stream && self.patience == Patience::AtOnce {
+        let waits = stream && may_block(socket, message);
+        if waits && self.patience == Patience::AtOnce && !self.may_try(socket, message) {
             return Outcome::NeedsPatience;
         }
         let control = match self.control(socket, message, abi) {
@@ -42,8 +44,26 @@ impl Performer<'_> {
         self.bind_netlink(socket);
         let found = found.map(super::unix_address);
         let name = found.as_ref().or(message.name.as_ref()).map(super::Sockaddr::as_bytes);
-        let sender = Sender { performer: self, socket, message, name, control: &control.bytes, blocking };
+        let sender = Sender { performer: self, socket, message, name, control: &control.bytes, waits };
         if stream { sender.stream() } else { sender.datagram() }
+    }
+
+    /// Whether a stream's message can be tried without waiting, though the tracee would: what is begun can't be
+    /// handed on, so that it must go whole or not at all; or else we must be able to wait for the rest.
+    fn may_try(&self, socket: &Socket, message: &Message) -> bool {
+        const CONNECTS: i32 = libc::MSG_FASTOPEN;
+        let length = message.payload.length();
+        match (socket.kind.family, socket.kind.protocol) {
+            (Family::UNIX, _) => length <= sys::whole_on_unix_stream(socket.fd()),
+            (Family::INET | Family::INET6, libc::IPPROTO_TCP | libc::IPPROTO_MPTCP) => {
+                self.tracee.may_linger()
+                    && length <= SHORT
+                    && message.control.is_empty()
+                    && message.flags & (CONNECTS | libc::MSG_ZEROCOPY) == 0
+                    && !sys::connects_by_sending(socket.fd())
+            }
+            _ => false,
+        }
     }
 
     /// The control messages in native form, descriptors and credentials translated.
@@ -69,8 +89,8 @@ impl Performer<'_> {
         }
         // Without, the receiver would see us as the sender; only root may name another.
         if unix && !names_sender && geteuid().is_root() {
-            let status = Status::of(self.tracee.tid())?;
-            let credentials = credentials(status.tgid, status.uid[0], status.gid[0]);
+            let identity = self.tracee.identity()?;
+            let credentials = credentials(identity.pid.as_raw(), identity.uid, identity.gid);
             builder.push(libc::SOL_SOCKET, libc::SCM_CREDENTIALS, &credentials);
         }
         control.bytes = builder.finish();
@@ -149,7 +169,12 @@ struct Sender<'a> {
     message: &'a Message,
     name: Option<&'a [u8]>,
     control: &'a [u8],
-    blocking: bool,
+    /// It is a stream's, and the tracee would block.
+    waits: bool,
+}
+
+fn may_block(socket: &Socket, message: &Message) -> bool {
+    message.flags & libc::MSG_DONTWAIT == 0 && !sys::is_nonblocking(socket.fd())
 }
 
 impl Sender<'_> {
@@ -165,7 +190,7 @@ impl Sender<'_> {
             Err(unreadable) => return refused(unreadable),
         };
         match self.once(&payload, libc::MSG_DONTWAIT) {
-            Err(Errno::EAGAIN) if self.blocking => {
+            Err(Errno::EAGAIN) if may_block(self.socket, self.message) => {
                 self.performer.blocking(self.socket, || self.once(&payload, 0).map(|sent| sent as i64))
             }
             Err(errno) => self.failed(errno),
@@ -191,12 +216,16 @@ impl Sender<'_> {
             let chunk = chunk.get(..copied).unwrap_or_default();
             // Descriptors and the address of MSG_FASTOPEN go with the first piece alone.
             let first = sent == 0;
-            let result = if self.blocking {
-                self.performer.watcher.run(self.performer.tracee, || self.piece(chunk, first, 0))
-            } else {
-                self.piece(chunk, first, libc::MSG_DONTWAIT).map_err(Broken::Failed)
+            let result = match (self.waits, self.performer.patience) {
+                (true, Patience::MayBlock) => self.wait(chunk, first),
+                (true, Patience::AtOnce) => self.try_first(chunk, first),
+                (false, _) => self.piece(chunk, first, libc::MSG_DONTWAIT).map_err(Broken::Failed),
             };
             match result {
+                // Nothing was sent yet: it can be handed on.
+                Err(Broken::Failed(Errno::EAGAIN)) if first && self.waits && self.is_hurried() => {
+                    return Outcome::NeedsPatience;
+                }
                 Ok(piece) => {
                     sent = sent.saturating_add(piece as u64);
                     if sent >= total || piece < chunk.len() || (chunk.len() as u64) < wanted {
@@ -230,6 +259,26 @@ impl Sender<'_> {
         };
         let copied = fill(self.performer.tracee, &self.message.payload, offset, &mut bytes)?;
         Ok((bytes, copied))
+    }
+
+    fn is_hurried(&self) -> bool {
+        self.performer.patience == Patience::AtOnce
+    }
+
+    fn wait(&self, chunk: &[u8], first: bool) -> Result<usize, Broken> {
+        self.performer.watcher.run(self.performer.tracee, || self.piece(chunk, first, 0))
+    }
+
+    /// Without waiting, as long as nothing was sent; then to the end.
+    fn try_first(&self, chunk: &[u8], first: bool) -> Result<usize, Broken> {
+        let tried = self.piece(chunk, first, libc::MSG_DONTWAIT).map_err(Broken::Failed)?;
+        match chunk.get(tried..) {
+            // What went out counts, whatever becomes of the rest.
+            Some(rest) if !rest.is_empty() && self.performer.tracee.may_linger() => {
+                Ok(tried.saturating_add(self.wait(rest, false).unwrap_or(0)))
+            }
+            _ => Ok(tried),
+        }
     }
 
     fn piece(&self, chunk: &[u8], first: bool, flags: i32) -> Result<usize, Errno> {

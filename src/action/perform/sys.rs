@@ -6,39 +6,74 @@ use crate::operation::decode::Sockaddr;
 use crate::operation::{Family, SocketKind, SocketType};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// What kind of socket it is.
 ///
 /// # Errors
 /// ENOTSOCK; EBADF for a descriptor that was opened with `O_PATH`.
+///
+/// It is remembered by the socket's cookie (`SO_COOKIE`, Linux 4.12), a number that no other socket ever has.
 pub fn kind(socket: BorrowedFd<'_>) -> Result<SocketKind, Errno> {
-    Ok(SocketKind {
-        family: Family(int_option(socket, libc::SO_DOMAIN)?),
-        kind: SocketType(int_option(socket, libc::SO_TYPE)?),
-        protocol: int_option(socket, libc::SO_PROTOCOL)?,
+    let family = || int_option(socket, libc::SO_DOMAIN).map(Family);
+    let cookie = option(socket, libc::SO_COOKIE, 0_u64).unwrap_or(0);
+    KNOWN.with(|known| {
+        let place = known.get(cookie as usize % KNOWN_KINDS).filter(|_| cookie != 0);
+        if let Some((_, kind)) = place.map(Cell::get).filter(|(of, _)| *of == cookie) {
+            // IPV6_ADDRFORM turns IPv6 sockets into IPv4 ones. Nothing else ever changes.
+            return Ok(if kind.family == Family::INET6 { SocketKind { family: family()?, ..kind } } else { kind });
+        }
+        let kind = SocketKind {
+            family: family()?,
+            kind: SocketType(int_option(socket, libc::SO_TYPE)?),
+            protocol: int_option(socket, libc::SO_PROTOCOL)?,
+        };
+        let constant = matches!(kind.family, Family::UNIX | Family::INET | Family::INET6 | Family::NETLINK);
+        if let Some(place) = place.filter(|_| constant) {
+            place.set((cookie, kind));
+        }
+        Ok(kind)
     })
 }
 
+const KNOWN_KINDS: usize = 64;
+const UNKNOWN: SocketKind = SocketKind { family: Family::UNSPEC, kind: SocketType(0), protocol: 0 };
+
+thread_local! {
+    /// Cookies and kinds, at the place that the cookie tells. (No socket has the cookie 0.)
+    static KNOWN: [Cell<(u64, SocketKind)>; KNOWN_KINDS] =
+        const { [const { Cell::new((0, UNKNOWN)) }; KNOWN_KINDS] };
+}
+
 fn int_option(socket: BorrowedFd<'_>, name: i32) -> Result<i32, Errno> {
-    let mut value = 0_i32;
-    let mut length = size_of::<i32>() as libc::socklen_t;
-    let (fd, level) = (socket.as_raw_fd(), libc::SOL_SOCKET);
-    // SAFETY: an int of our own and its size.
+    option(socket, name, 0)
+}
+
+fn option<T: Number>(socket: BorrowedFd<'_>, name: i32, value: T) -> Result<T, Errno> {
+    option_of(socket, libc::SOL_SOCKET, name, value)
+}
+
+fn option_of<T: Number>(socket: BorrowedFd<'_>, level: i32, name: i32, mut value: T) -> Result<T, Errno> {
+    let mut length = size_of::<T>() as libc::socklen_t;
+    let fd = socket.as_raw_fd();
+    // SAFETY: a value of our own, which any bytes make valid, and its size.
     Errno::result(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut length) })?;
     Ok(value)
 }
 
+/// What any bytes make a valid value of: numbers, and structures of numbers.
+trait Number: Copy {}
+impl Number for i32 {}
+impl Number for u64 {}
+impl Number for libc::timeval {}
+
 /// Whether the socket has a send timeout (`SO_SNDTIMEO`): then an interrupted call isn't restarted
 /// (`sock_intr_errno`, include/net/sock.h).
 pub fn has_send_timeout(socket: BorrowedFd<'_>) -> bool {
-    let mut timeout = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    let mut length = size_of::<libc::timeval>() as libc::socklen_t;
-    let (fd, level) = (socket.as_raw_fd(), libc::SOL_SOCKET);
-    // SAFETY: a timeval of our own and its size.
-    let result =
-        unsafe { libc::getsockopt(fd, level, libc::SO_SNDTIMEO, (&raw mut timeout).cast(), &raw mut length) };
-    result == 0 && (timeout.tv_sec != 0 || timeout.tv_usec != 0)
+    let none = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let timeout = option(socket, libc::SO_SNDTIMEO, none);
+    timeout.is_ok_and(|timeout| timeout.tv_sec != 0 || timeout.tv_usec != 0)
 }
 
 /// `SO_ACCEPTCONN`
@@ -49,6 +84,19 @@ pub fn is_listening(socket: BorrowedFd<'_>) -> bool {
 /// Whether the open file description is non-blocking. Unknown counts as blocking.
 pub fn is_nonblocking(socket: impl AsFd) -> bool {
     fcntl(socket, FcntlArg::F_GETFL).is_ok_and(|flags| flags & OFlag::O_NONBLOCK.bits() != 0)
+}
+
+/// How long a message may be that a UNIX stream takes whole or not at all: what fits in one buffer
+/// (`unix_stream_sendmsg`, net/unix/af_unix.c).
+pub fn whole_on_unix_stream(socket: BorrowedFd<'_>) -> u64 {
+    const LARGEST: u64 = 32 << 10; // UNIX_SKB_FRAGS_SZ
+    let room = int_option(socket, libc::SO_SNDBUF).unwrap_or(0);
+    (u64::try_from(room).unwrap_or(0) / 2).saturating_sub(64).min(LARGEST)
+}
+
+/// Whether a TCP socket may be connected by its first send (`TCP_FASTOPEN_CONNECT`, tcp(7)).
+pub fn connects_by_sending(socket: BorrowedFd<'_>) -> bool {
+    option_of(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 0) != Ok(0)
 }
 
 type NameCall = unsafe extern "C" fn(i32, *mut libc::sockaddr, *mut libc::socklen_t) -> i32;
