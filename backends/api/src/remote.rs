@@ -243,7 +243,7 @@ struct PidfdInfo {
 }
 
 /// `PIDFD_GET_INFO`: `_IOWR(0xFF, 11, struct pidfd_info)`.
-const GET_INFO: libc::Ioctl = ((3 << 30) | ((size_of::<PidfdInfo>() as u32) << 16) | (0xFF << 8) | 11) as libc::Ioctl;
+const GET_INFO: libc::Ioctl = ((3 << 30) | ((size_of::<PidfdInfo>() as u32) << 16) | 0xFF0B) as libc::Ioctl;
 
 /// What the kernel says of the task of a pidfd; `None` where it can't (before Linux 6.13), or the task is gone.
 fn identity_of(pidfd: BorrowedFd<'_>) -> Option<Identity> {

@@ -58,8 +58,7 @@ impl Mark {
     /// tick or two, and then at each tick until it ends. It may end, and something new begin, just before
     /// that.
     pub fn new(stuck: impl Fn() + Send + Sync + 'static) -> Self {
-        let counts =
-            Arc::new(Counts { count: AtomicU64::new(0), seen: AtomicU64::new(0), stuck: Box::new(stuck) });
+        let counts = Arc::new(Counts { count: AtomicU64::new(0), seen: AtomicU64::new(0), stuck: Box::new(stuck) });
         let mut state = WATCHDOG.lock();
         state.marks.retain(|mark| mark.strong_count() > 0);
         state.marks.push(Arc::downgrade(&counts));

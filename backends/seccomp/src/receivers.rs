@@ -125,7 +125,9 @@ impl Shared {
             Err(errno) => return self.answering().carry_out(notification, &Reply::Fail(errno)),
         };
         let hurried = mark.during(|| self.handler.handle(&call, &waiting, Patience::AtOnce));
-        if !matches!(hurried, Some(Outcome::Reply(_))) || matches!(hurried, Some(Outcome::Reply(Reply::OpenSocket { .. }))) {
+        if !matches!(hurried, Some(Outcome::Reply(_)))
+            || matches!(hurried, Some(Outcome::Reply(Reply::OpenSocket { .. })))
+        {
             self.relieve(post);
         }
         let outcome = match hurried {
