@@ -2,10 +2,12 @@
  *
  *   calls KIND COUNT THREADS
  *
- * The addresses are on loopback. Each thread makes COUNT calls; the cost is wall time over all of them.
+ * The addresses are on loopback. Each thread makes COUNT calls; what is printed is the wall time of all of them.
+ * With 0 THREADS the process's first thread makes them, and the process has no other.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -53,6 +55,15 @@ static void *run(void *unused)
 	check(bind(sink, (void *)&here, sizeof here) == 0 && getsockname(sink, (void *)&here, &length) == 0);
 	struct sockaddr_in sink_address = here;
 	named.msg_name = &sink_address;
+	int zero = open("/dev/zero", O_RDONLY), null = open("/dev/null", O_WRONLY);
+	check(zero >= 0 && null >= 0);
+	/* Blocking streams, with somebody who reads. */
+	int server = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0), peer;
+	struct sockaddr_in listening = address(0);
+	length = sizeof listening;
+	check(bind(server, (void *)&listening, length) == 0 && listen(server, 1) == 0);
+	check(getsockname(server, (void *)&listening, &length) == 0);
+	check(connect(client, (void *)&listening, length) == 0 && (peer = accept(server, NULL, NULL)) >= 0);
 	pthread_barrier_wait(&start);
 	for (long i = 0; i < count; i++) {
 		if (!strcmp(kind, "connect")) {
@@ -72,8 +83,20 @@ static void *run(void *unused)
 		} else if (!strcmp(kind, "sendmsg-unix")) {
 			check(sendmsg(pair[0], &plain, 0) == 1);
 			check(recv(pair[1], &byte, 1, 0) == 1);
-		} else if (!strcmp(kind, "getppid")) {
-			syscall(SYS_getppid);
+		} else if (!strcmp(kind, "sendmsg-tcp")) {
+			check(sendmsg(client, &plain, 0) == 1);
+			check(recv(peer, &byte, 1, 0) == 1);
+		} else if (!strcmp(kind, "bind")) {
+			struct sockaddr_in any = address(0);
+			int bound = socket(AF_INET, SOCK_DGRAM, 0);
+			check(bind(bound, (void *)&any, sizeof any) == 0);
+			close(bound);
+		} else if (!strcmp(kind, "getpid")) {
+			syscall(SYS_getpid);
+		} else if (!strcmp(kind, "read")) {
+			check(read(zero, &byte, 1) == 1);
+		} else if (!strcmp(kind, "write")) {
+			check(write(null, &byte, 1) == 1);
 		} else {
 			check(0);
 		}
@@ -89,14 +112,17 @@ int main(int argc, char **argv)
 	count = atol(argv[2]);
 	int threads = atoi(argv[3]);
 	pthread_t thread[64];
-	if (threads < 1 || threads > 64)
+	if (threads < 0 || threads > 64)
 		return 2;
-	pthread_barrier_init(&start, NULL, threads + 1);
+	pthread_barrier_init(&start, NULL, threads ? threads + 1 : 1);
 	for (int i = 0; i < threads; i++)
 		pthread_create(&thread[i], NULL, run, NULL);
 	struct timespec from, to;
-	pthread_barrier_wait(&start);
+	if (threads)
+		pthread_barrier_wait(&start);
 	clock_gettime(CLOCK_MONOTONIC, &from);
+	if (!threads)
+		run(NULL);
 	for (int i = 0; i < threads; i++)
 		pthread_join(thread[i], NULL);
 	clock_gettime(CLOCK_MONOTONIC, &to);

@@ -26,6 +26,8 @@ use sockstrace_backend::{Ended, Handler, InterceptedCall, Outcome, Patience, Pro
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -170,16 +172,20 @@ impl Pipeline {
         self.config.trace == Trace::All
     }
 
-    fn who(&self, pid: Pid, tid: Pid) -> Who {
-        let backend = self.seen().backend;
+    fn who(&self, pid: Pid, tid: Pid, (name, exe): (Option<OsString>, Option<PathBuf>)) -> Who {
         Who {
-            backend,
+            backend: self.seen().backend,
             pid: pid.as_raw(),
             tid: tid.as_raw(),
-            process: proc::thread_name(tid).map(|name| name.to_string_lossy().into_owned()),
-            exe: proc::executable(pid).map(|path| path.to_string_lossy().into_owned()),
+            process: name.map(|name| name.to_string_lossy().into_owned()),
+            exe: exe.map(|path| path.to_string_lossy().into_owned()),
         }
     }
+}
+
+/// Name and executable of a process that isn't stopped in a call.
+fn names_of(pid: Pid) -> (Option<OsString>, Option<PathBuf>) {
+    (proc::thread_name(pid), proc::executable(pid))
 }
 
 impl Handler for Pipeline {
@@ -201,6 +207,10 @@ impl Handler for Pipeline {
             }
             self.recorder.write(slip);
         }
+    }
+
+    fn awaits_result(&self, call: &InterceptedCall) -> bool {
+        self.seen().pending.contains_key(&call.id)
     }
 
     fn abandoned(&self, call: &InterceptedCall) {
@@ -235,7 +245,7 @@ impl Handler for Pipeline {
                 Change::Exec => None,
                 Change::Exit => self.seen().programs.remove(&pid.as_raw()),
             };
-            let who = known.unwrap_or_else(|| self.who(pid, pid));
+            let who = known.unwrap_or_else(|| self.who(pid, pid, names_of(pid)));
             if change == Change::Exec {
                 self.seen().programs.insert(pid.as_raw(), who.clone());
             }
@@ -361,7 +371,7 @@ impl Scene<'_> {
             reason = Cow::Owned(format!("{reason}; {note}"));
         }
         let mut call = Call {
-            who: pipeline.who(self.tracee.pid(), self.tracee.tid()),
+            who: pipeline.who(self.tracee.pid(), self.tracee.tid(), self.tracee.names()),
             syscall: self.name,
             abi: self.call.abi.name(),
             fd: subject.fd,

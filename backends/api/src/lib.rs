@@ -40,7 +40,9 @@ pub use look::{Halted, Look};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use remote::{Identity, Remote};
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What may be asked of a backend before the program starts.
@@ -162,6 +164,11 @@ pub trait Tracee {
         Remote::open(self.tid())?.identity()
     }
 
+    /// The thread's name, and the path of its executable.
+    fn names(&self) -> (Option<OsString>, Option<PathBuf>) {
+        (proc::thread_name(self.tid()), proc::executable(self.pid()))
+    }
+
     /// Whether nobody but this very thread can change what its call will do: see [`Remote::is_alone`].
     fn is_alone(&self) -> bool {
         Remote::open(self.tid()).is_ok_and(|remote| remote.is_alone())
@@ -268,6 +275,12 @@ pub trait Handler: Send + Sync {
     /// Only from backends whose [`Capabilities::observes_results`] is set, when [`Plan::observe_results`] asks
     /// for it.
     fn returned(&self, call: &InterceptedCall, result: i64);
+
+    /// Whether anybody waits for [`Handler::returned`] of this call, which was let continue: a backend need not
+    /// see to the results of others.
+    fn awaits_result(&self, _call: &InterceptedCall) -> bool {
+        true
+    }
 
     /// A call that was to be reported by [`Handler::returned`] never will be: its thread is gone, or it was
     /// interrupted and is made again, which is a call of its own.

@@ -7,14 +7,19 @@
 use crate::MemoryError;
 use crate::proc::Status;
 use nix::errno::Errno;
+use nix::fcntl::{AtFlags, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::fstatat;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// `PIDFD_THREAD` (Linux 6.9): the pidfd is of the thread, not of its process.
@@ -30,8 +35,9 @@ pub struct Remote {
     pidfd: OwnedFd,
     /// Files in /proc, opened when they are first needed: looking their paths up costs more than reading.
     pagemap: OnceLock<Option<File>>,
-    tasks: OnceLock<Option<File>>,
+    directory: OnceLock<Option<File>>,
     children: OnceLock<Option<File>>,
+    name: OnceLock<Option<File>>,
 }
 
 /// Who a thread is: numbers as our own namespaces have them.
@@ -76,8 +82,8 @@ impl Remote {
                 (pidfd, identity.pid)
             }
         };
-        let (pagemap, tasks, children) = <(OnceLock<_>, OnceLock<_>, OnceLock<_>)>::default();
-        Ok(Self { tid, pid, pidfd, pagemap, tasks, children })
+        let [pagemap, directory, children, name] = std::array::from_fn(|_| OnceLock::new());
+        Ok(Self { tid, pid, pidfd, pagemap, directory, children, name })
     }
 
     /// Who it is now: ids change.
@@ -104,12 +110,35 @@ impl Remote {
         !parent.is_some_and(shares) && self.children().is_some_and(|children| !children.into_iter().any(shares))
     }
 
-    fn task_links(&self) -> Option<u64> {
+    /// The thread's name: see [`crate::proc::thread_name`].
+    #[must_use]
+    pub fn thread_name(&self) -> Option<OsString> {
+        let file = self.name.get_or_init(|| File::open(format!("/proc/{}/comm", self.tid)).ok()).as_ref()?;
+        let mut buffer = [0; 64];
+        let length = file.read_at(&mut buffer, 0).ok()?;
+        let name = buffer.get(..length)?;
+        Some(OsStr::from_bytes(name.strip_suffix(b"\n").unwrap_or(name)).to_owned())
+    }
+
+    /// The executable's path: see [`crate::proc::executable`].
+    #[must_use]
+    pub fn executable(&self) -> Option<PathBuf> {
+        readlinkat(self.directory()?, "exe").ok().map(PathBuf::from)
+    }
+
+    /// Its directory in /proc.
+    fn directory(&self) -> Option<&File> {
         let open = || {
-            let options = OpenOptions::new().read(true).custom_flags(libc::O_PATH).clone();
-            options.open(format!("/proc/{}/task", self.pid)).ok()
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+            options.open(format!("/proc/{}", self.tid)).ok()
         };
-        Some(self.tasks.get_or_init(open).as_ref()?.metadata().ok()?.nlink())
+        self.directory.get_or_init(open).as_ref()
+    }
+
+    fn task_links(&self) -> Option<u64> {
+        let stat = fstatat(self.directory()?, "task", AtFlags::empty()).ok()?;
+        Some(stat.st_nlink)
     }
 
     /// The children of a process with one thread; `None` where they can't be told, or are too many.
@@ -368,6 +397,8 @@ mod tests {
         let identity = Identity::read(nix::unistd::gettid()).unwrap();
         assert_eq!(me.identity(), Ok(identity));
         assert_eq!((me.pid(), identity.parent), (Pid::this(), Pid::parent()));
+        assert_eq!(me.thread_name(), crate::proc::thread_name(me.tid()));
+        assert_eq!(me.executable(), crate::proc::executable(Pid::this()));
         assert!(identity_of(me.pidfd.as_fd()).is_none_or(|known| known == identity));
     }
 

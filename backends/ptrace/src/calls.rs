@@ -103,7 +103,7 @@ impl Tracer {
     fn carry_out(&mut self, tid: Pid, call: InterceptedCall, stand: Stand, reply: &Reply) {
         let carried = match (reply, stand) {
             (Reply::Continue, Stand::Entry(frame)) => {
-                if self.observe {
+                if self.awaits_result(&call) {
                     self.set_phase(tid, Phase::Leaving(AtExit::Observe(call, frame)));
                 }
                 Ok(())
@@ -123,6 +123,10 @@ impl Tracer {
         };
         self.check(tid, carried);
         self.resume(tid, 0);
+    }
+
+    fn awaits_result(&self, call: &InterceptedCall) -> bool {
+        self.observe && self.handler.awaits_result(call)
     }
 
     /// The call isn't carried out, and gives `value`.
@@ -161,7 +165,7 @@ impl Tracer {
         let mut registers = Registers::load(tid)?;
         registers.make_again(frame.number);
         registers.store()?;
-        let at_exit = self.observe.then_some(AtExit::Observe(call, frame));
+        let at_exit = self.awaits_result(&call).then_some(AtExit::Observe(call, frame));
         if let Some(thread) = self.threads.get(tid) {
             thread.again = Some(Again { frame, at_exit });
         }

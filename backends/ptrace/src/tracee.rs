@@ -4,7 +4,9 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::remote::{Identity, Remote, RemoteCache};
 use sockstrace_backend::{MemoryError, Patience, Tracee};
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -74,6 +76,11 @@ impl Tracee for Stopped {
 
     fn identity(&self) -> Result<Identity, Errno> {
         self.remotes.get(self.tid)?.identity()
+    }
+
+    fn names(&self) -> (Option<OsString>, Option<PathBuf>) {
+        let remote = self.remotes.get(self.tid).ok();
+        remote.map_or((None, None), |remote| (remote.thread_name(), remote.executable()))
     }
 
     fn is_alone(&self) -> bool {

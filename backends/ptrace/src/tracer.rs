@@ -39,6 +39,9 @@ fn options(mode: Mode) -> Options {
     }
 }
 
+/// How many stops of the same tracees may be served while others wait: looking for those costs a system call.
+const EVERY: u32 = 8;
+
 /// How calls are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -113,7 +116,7 @@ impl Tracer {
 
     /// Runs until no tracee and no child is left.
     pub fn run(mut self) -> Result<Ended, BackendError> {
-        let mut changes = Vec::new();
+        let (mut changes, mut round) = (Vec::new(), 0_u32);
         loop {
             self.carry_out_answers();
             match control::wait() {
@@ -127,8 +130,10 @@ impl Tracer {
                 }
             }
             // The kernel reports the oldest tracee first, so that one in a tight loop would leave the others
-            // without a turn: take all that stopped, then serve each once.
-            while self.threads.count() > 1
+            // without a turn: now and then take all that stopped, then serve each once.
+            round = round.wrapping_add(1);
+            while round.is_multiple_of(EVERY)
+                && self.threads.count() > 1
                 && changes.len() < 4096
                 && let Some(change) = control::poll()
             {
@@ -379,9 +384,9 @@ impl std::fmt::Debug for Tracer {
     }
 }
 
-/// How many threads' pidfds are kept: a part of the descriptors that we may have.
+/// How many threads are kept in mind, each with up to five descriptors: a part of those that we may have.
 fn remotes_to_keep() -> usize {
     let (soft, _) =
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap_or((256, 256));
-    (soft / 4).clamp(16, 1024) as usize
+    (soft / 8).clamp(16, 1024) as usize
 }

@@ -20,8 +20,10 @@ use sockstrace_backend::{
     Abi, BackendError, Handler, InterceptedCall, Look, MemoryError, Outcome, Patience, Reply, Syscall, Tracee,
 };
 use std::cell::{Ref, RefCell};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -31,8 +33,8 @@ const STACK_BYTES: usize = 256 << 10;
 /// Threads that rest for their next turn; more than these end.
 const RESTING_AT_MOST: usize = 4;
 
-/// Cached pidfds; each is an open descriptor.
-const CACHED_REMOTES: usize = 256;
+/// Threads that are kept in mind; each costs up to four descriptors.
+const CACHED_REMOTES: usize = 160;
 
 /// Starts receiving. The threads end when no task uses the filter any more. To be called on the thread that
 /// reaps our children.
@@ -272,6 +274,10 @@ impl Tracee for Waiting<'_> {
 
     fn identity(&self) -> Result<Identity, Errno> {
         self.remote().identity()
+    }
+
+    fn names(&self) -> (Option<OsString>, Option<PathBuf>) {
+        (self.remote().thread_name(), self.remote().executable())
     }
 
     fn is_alone(&self) -> bool {
