@@ -30,10 +30,11 @@ cpython: build
 	@tests/deps.sh test
 	tests/cpython.py $(sockstrace)
 
-# What calls cost beside native, the bare kernel interface and strace
+# What calls and programs cost beside native, the bare kernel interface and strace: a table of ratios, also as a
+# page. One group, or one workload: make bench ONLY=calls
 bench:
 	@tests/deps.sh test
-	$(CARGO) bench --locked --bench calls
+	$(CARGO) bench --locked --bench ratios -- $(ONLY)
 
 check:
 	$(CARGO) fmt --check
