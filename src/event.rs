@@ -252,6 +252,7 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
 
 #[cfg(test)]
 pub(crate) mod tests {
+    pub(crate) use super::stack::tests::frame;
     use super::*;
     use crate::operation::{Family, SocketType};
     use std::time::Duration;

@@ -116,7 +116,7 @@ fn run_on(
         let capabilities = backend.capabilities();
         check(&*backend, capabilities, pipeline)?;
         let plan = Plan { observe_results: plan.observe_results && capabilities.observes_results, ..plan.clone() };
-        pipeline.begin(backend.name(), plan.observe_results, capabilities.looks);
+        pipeline.begin(backend.name(), plan.observe_results, capabilities);
         if first {
             command.severed = pipeline.judge_inherited();
             if kills && !command.severed.is_empty() {

@@ -60,6 +60,25 @@ impl Stack {
     }
 }
 
+impl Frame {
+    /// Of a frame nothing but the address is known.
+    #[must_use]
+    pub fn of_address(ip: u64) -> Self {
+        Self {
+            ip,
+            module: None,
+            build_id: None,
+            offset: None,
+            function: None,
+            file: None,
+            line: None,
+            inlined: false,
+            how: How::Cfi,
+            signal: false,
+        }
+    }
+}
+
 impl From<symbols::Frame> for Frame {
     fn from(frame: symbols::Frame) -> Self {
         Self {

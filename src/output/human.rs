@@ -1,7 +1,8 @@
-//! `--format human`: a line a leak, and a summary.
+//! `--format human`: a line a leak, its stack where that is a new one, and a summary.
 
 use super::Output;
 use super::escape::escaped;
+use super::stack::{Paths, Shown, Stacks};
 use crate::event::{Action, Body, Call, Change, Event, Judgement, Process, Summary, Who};
 use crate::policy::Class;
 use anstyle::{AnsiColor, Style};
@@ -14,24 +15,36 @@ use std::io::{self, Write};
 #[derive(Debug)]
 pub struct Human {
     colour: bool,
-    tally: HashMap<(Class, String), u64>,
+    stacks: Stacks,
+    tally: HashMap<(Class, String), Tally>,
     /// Leaks to destinations for which the tally had no room.
     untallied: u64,
+}
+
+/// Leaks to one destination.
+#[derive(Debug, Default)]
+struct Tally {
+    count: u64,
+    /// By the number of the stack.
+    stacks: HashMap<usize, u64>,
 }
 
 /// Destinations that are counted one by one: a hostile program could name millions.
 const TALLIED: usize = 10_000;
 /// Of these, how many the summary shows.
 const SHOWN: usize = 30;
+/// Stacks of one destination that are counted one by one, and how many the summary shows.
+const TALLIED_STACKS: usize = 100;
+const SHOWN_STACKS: usize = 3;
 
 const LEAK: Style = AnsiColor::Red.on_default().bold();
 const DIM: Style = Style::new().dimmed();
 
 impl Human {
-    /// With or without colour.
+    /// With or without colour; paths on stacks are shortened.
     #[must_use]
-    pub fn new(colour: bool) -> Self {
-        Self { colour, tally: HashMap::new(), untallied: 0 }
+    pub fn new(colour: bool, paths: Paths) -> Self {
+        Self { colour, stacks: Stacks::new(colour, paths), tally: HashMap::new(), untallied: 0 }
     }
 
     fn style(&self, style: Style) -> Style {
@@ -40,17 +53,23 @@ impl Human {
 
     fn call(&mut self, call: &Call, lines: &mut Vec<u8>) -> io::Result<()> {
         let what = Destination(call);
+        let shown = call.stack.as_ref().map(|stack| self.stacks.number(stack, call.who.exe.as_deref()));
+        let number = match &shown {
+            Some(Shown::New(number, _)) => *number,
+            Some(Shown::Known(number)) => Some(*number),
+            None => None,
+        };
         match (call.verdict, call.class) {
             (Judgement::Leak, class) => {
                 let class = class.unwrap_or(Class::Outbound);
-                self.count(class, what.to_string());
+                self.count(class, what.to_string(), number);
                 let style = self.style(LEAK);
                 write!(lines, "{style}LEAK{style:#} {}{what} by {} ", call.syscall, Actor(&call.who))?;
                 write!(lines, "{}: {class}, {}", Done(call), call.reason)?;
                 if let Some(rule) = &call.rule {
                     write!(lines, " (rule {})", escaped(rule))?;
                 }
-                writeln!(lines)
+                writeln!(lines, "{}", Numbered(number))?;
             }
             (Judgement::Allowed, _) => {
                 let style = self.style(DIM);
@@ -59,8 +78,12 @@ impl Human {
                 if let Some(rule) = &call.rule {
                     write!(lines, " (rule {})", escaped(rule))?;
                 }
-                writeln!(lines, "{style:#}")
+                writeln!(lines, "{}{style:#}", Numbered(number))?;
             }
+        }
+        match shown {
+            Some(Shown::New(_, stack)) => lines.write_all(stack.as_bytes()),
+            Some(Shown::Known(_)) | None => Ok(()),
         }
     }
 
@@ -99,13 +122,14 @@ impl Human {
         writeln!(lines)?;
 
         let mut tally: Vec<_> = self.tally.iter().collect();
-        tally.sort_by(|((class, what), count), ((other_class, other_what), other_count)| {
-            class.cmp(other_class).then(other_count.cmp(count)).then(what.cmp(other_what))
+        tally.sort_by(|((class, what), tally), ((other_class, other_what), other)| {
+            class.cmp(other_class).then(other.count.cmp(&tally.count)).then(what.cmp(other_what))
         });
-        for ((class, what), count) in tally.iter().take(SHOWN) {
-            writeln!(lines, "  {class:<10} {count:>6} ×{what}")?;
+        for ((class, what), tally) in tally.iter().take(SHOWN) {
+            writeln!(lines, "  {class:<10} {:>6} ×{what}", tally.count)?;
+            self.origins(tally, lines)?;
         }
-        let unseen = tally.iter().skip(SHOWN).map(|(_, count)| **count);
+        let unseen = tally.iter().skip(SHOWN).map(|(_, tally)| tally.count);
         let unseen = unseen.fold(self.untallied, u64::saturating_add);
         if unseen > 0 {
             writeln!(lines, "  and {} to other destinations", Count(unseen, "leak"))?;
@@ -113,11 +137,33 @@ impl Human {
         Ok(())
     }
 
-    fn count(&mut self, class: Class, what: String) {
+    /// Where leaks to a destination came from.
+    fn origins(&self, tally: &Tally, lines: &mut Vec<u8>) -> io::Result<()> {
+        let mut stacks: Vec<_> = tally.stacks.iter().map(|(number, count)| (*number, *count)).collect();
+        stacks.retain(|(number, _)| !self.stacks.blamed(*number).is_empty());
+        stacks.sort_by(|(number, count), (other, other_count)| other_count.cmp(count).then(number.cmp(other)));
+        for (number, count) in stacks.iter().take(SHOWN_STACKS) {
+            let blamed = self.stacks.blamed(*number);
+            writeln!(lines, "             {count:>6} × by {blamed}{}", Numbered(Some(*number)))?;
+        }
+        let more = stacks.len().saturating_sub(SHOWN_STACKS);
+        if more > 0 {
+            writeln!(lines, "                    and by {more} more")?;
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, class: Class, what: String, stack: Option<usize>) {
         let key = (class, what);
         if self.tally.len() < TALLIED || self.tally.contains_key(&key) {
-            let count = self.tally.entry(key).or_insert(0);
-            *count = count.saturating_add(1);
+            let tally = self.tally.entry(key).or_default();
+            tally.count = tally.count.saturating_add(1);
+            if let Some(stack) = stack
+                && (tally.stacks.len() < TALLIED_STACKS || tally.stacks.contains_key(&stack))
+            {
+                let count = tally.stacks.entry(stack).or_insert(0);
+                *count = count.saturating_add(1);
+            }
         } else {
             self.untallied = self.untallied.saturating_add(1);
         }
@@ -202,6 +248,18 @@ impl Display for Returned<'_> {
     }
 }
 
+/// ` [stack 3]`
+struct Numbered(Option<usize>);
+
+impl Display for Numbered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => write!(f, " [stack {number}]"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// `1 leak`, `2 leaks`.
 struct Count(u64, &'static str);
 
@@ -228,8 +286,12 @@ mod tests {
         String::from_utf8(lines).unwrap()
     }
 
+    fn plain() -> Human {
+        Human::new(false, Paths::default())
+    }
+
     fn line(change: impl FnOnce(&mut Call)) -> String {
-        written(&mut Human::new(false), &call(change))
+        written(&mut plain(), &call(change))
     }
 
     #[test]
@@ -278,7 +340,7 @@ mod tests {
 
     #[test]
     fn colour_only_where_asked_for() {
-        assert!(written(&mut Human::new(true), &leak()).starts_with("\u{1b}["));
+        assert!(written(&mut Human::new(true, Paths::default()), &leak()).starts_with("\u{1b}["));
         assert!(!line(|_| {}).contains('\u{1b}'));
     }
 
@@ -288,7 +350,7 @@ mod tests {
             let who =
                 Who { pid: 7, tid: 7, process: Some("sh".into()), exe: Some("/bin/sh".into()), ..Who::default() };
             let event = Event::now(Body::Process(Process { who, event, status, signal }));
-            written(&mut Human::new(false), &event)
+            written(&mut plain(), &event)
         };
         assert_eq!(process(Change::Exec, None, None), "exec sh[7] runs /bin/sh\n");
         assert_eq!(process(Change::Exit, Some(3), None), "exit sh[7] with status 3\n");
@@ -299,7 +361,7 @@ mod tests {
 
     #[test]
     fn the_summary_counts_by_class_and_destination() {
-        let mut human = Human::new(false);
+        let mut human = plain();
         let summary = |events, leaks, processes, dropped| {
             Event::now(Body::Summary(Summary { events, leaks, processes, dropped, exit: 0 }))
         };
@@ -320,8 +382,35 @@ mod tests {
     }
 
     #[test]
+    fn identical_stacks_are_folded() {
+        use crate::event::Stack;
+        use crate::event::tests::frame;
+        let mut human = plain();
+        let event = |line| {
+            let own = frame("/usr/bin/curl", "fetch", Some(("src/fetch.c", line)));
+            let frames = vec![frame("/lib/libc.so.6", "connect", None), own];
+            let stack = std::sync::Arc::new(Stack { frames, ..Stack::default() });
+            call(|call| call.stack = Some(std::sync::Arc::clone(&stack)))
+        };
+        let first = written(&mut human, &event(7));
+        let stack = "covers it [stack 1]\n      connect in libc.so.6\n    > fetch at src/fetch.c:7\n";
+        assert!(first.ends_with(stack), "{first}");
+        let again = written(&mut human, &event(7));
+        assert!(again.ends_with("covers it [stack 1]\n"), "{again}");
+        for line in [8, 8, 8, 9, 10] {
+            written(&mut human, &event(line));
+        }
+        let summary = written(&mut human, &Event::now(Body::Summary(Summary { leaks: 7, ..Summary::default() })));
+        let tally = "  outbound        7 × TCP 203.0.113.5:80\n             \
+                     \x20    3 × by fetch at src/fetch.c:8 [stack 2]\n             \
+                     \x20    2 × by fetch at src/fetch.c:7 [stack 1]\n             \
+                     \x20    1 × by fetch at src/fetch.c:9 [stack 3]\n                    and by 1 more\n";
+        assert!(summary.ends_with(tally), "{summary}");
+    }
+
+    #[test]
     fn the_tally_is_bounded() {
-        let mut human = Human::new(false);
+        let mut human = plain();
         for n in 0..TALLIED + 5 {
             written(&mut human, &call(|call| call.address = Some(n.to_string())));
         }

@@ -7,12 +7,14 @@ mod jsonl;
 mod recorder;
 mod sink;
 mod sockwho;
+mod stack;
 
 pub use human::Human;
 pub use jsonl::Jsonl;
 pub use recorder::{Recorder, Slip};
 pub use sink::Sink;
 pub use sockwho::Sockwho;
+pub use stack::Paths;
 
 use crate::event::Event;
 use std::io;

@@ -3,7 +3,7 @@
 //! An event that has no stack, and before which none waits, is written at once. One that has goes to a queue,
 //! and behind it all others: a thread of its own waits for the stacks, names them and writes.
 
-use super::{Human, Jsonl, Output, Sink, Sockwho};
+use super::{Human, Jsonl, Output, Paths, Sink, Sockwho};
 use crate::config::Format;
 use crate::event::{Body, Event, Stack};
 use crate::stacks::Awaited;
@@ -72,7 +72,7 @@ impl Recorder {
             None => Sink::standard_error()?,
         };
         let output: Box<dyn Output> = match format {
-            Format::Human => Box::new(Human::new(sink.wants_colour())),
+            Format::Human => Box::new(Human::new(sink.wants_colour(), Paths::of_this_process())),
             Format::Jsonl => Box::new(Jsonl),
             Format::Sockwho => Box::new(Sockwho),
         };

@@ -22,7 +22,9 @@ use crate::policy::Verdict;
 use crate::stacks::Stacks;
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use sockstrace_backend::{Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc};
+use sockstrace_backend::{
+    Capabilities, Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc,
+};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
@@ -48,6 +50,8 @@ pub struct Pipeline {
     observes_results: AtomicBool,
     /// The backend can look at threads, and somebody wants to see their stacks.
     looks: AtomicBool,
+    /// Calls that were let go and looked at come again.
+    repeats: AtomicBool,
     stacks: Arc<Stacks>,
     judged: AtomicU64,
     leaks: AtomicU64,
@@ -109,6 +113,7 @@ impl Pipeline {
             on_program_end,
             observes_results: AtomicBool::new(false),
             looks: AtomicBool::new(false),
+            repeats: AtomicBool::new(false),
             stacks: Arc::default(),
             judged: AtomicU64::new(0),
             leaks: AtomicU64::new(0),
@@ -119,11 +124,12 @@ impl Pipeline {
     }
 
     /// Events now come from the backend of this name; with `observes_results`, the results of calls that
-    /// continue come by [`Handler::returned`]; with `looks`, threads can be looked at.
-    pub fn begin(&self, backend: &'static str, observes_results: bool, looks: bool) {
+    /// continue come by [`Handler::returned`].
+    pub fn begin(&self, backend: &'static str, observes_results: bool, capabilities: Capabilities) {
         self.seen().backend = backend;
         self.observes_results.store(observes_results, Ordering::SeqCst);
-        self.looks.store(looks && self.shows_stacks(), Ordering::SeqCst);
+        self.looks.store(capabilities.looks && self.shows_stacks(), Ordering::SeqCst);
+        self.repeats.store(capabilities.repeats, Ordering::SeqCst);
     }
 
     /// What happens to leaks.

@@ -162,7 +162,7 @@ impl Scene<'_> {
         else {
             return Outcome::Reply(reply);
         };
-        if reply == Reply::Continue {
+        if reply == Reply::Continue && self.pipeline.repeats.load(Ordering::SeqCst) {
             let mut seen = self.pipeline.seen();
             seen.let_go.insert(self.call.id, Before { awaited, recorded });
             if seen.let_go.len() > LET_GO {

@@ -10,7 +10,7 @@ pub use promise::{Awaited, Promise, promise};
 
 use crate::event::{Frame, Stack};
 use crate::symbols::{self, Symbolizer};
-use crate::unwind::{Arch, How, LiveMemory, Registers, Trace, Unwinder};
+use crate::unwind::{self, Arch, How, LiveMemory, Registers, Trace, Unwinder};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::Abi;
@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Stacks {
     unwinder: Unwinder,
     symbolizer: Symbolizer,
-    named: Mutex<HashMap<Box<[Known]>, Arc<Stack>>>,
+    named: Mutex<HashMap<Key, Arc<Stack>>>,
 }
 
 impl std::fmt::Debug for Stacks {
@@ -36,12 +36,25 @@ impl std::fmt::Debug for Stacks {
 /// A stack that was taken and has no names yet.
 #[derive(Debug)]
 pub struct Taken {
-    trace: Result<Trace, String>,
+    trace: Result<Trace, Unread>,
     /// Why it is the best that could be had.
     partial: Option<String>,
 }
 
-/// What makes two stacks one.
+/// Nothing but where the thread stands is known.
+#[derive(Debug)]
+struct Unread {
+    ip: u64,
+    why: String,
+}
+
+/// What makes two stacks one: the frames, and what an interpreter runs in them.
+type Key = (Box<[Known]>, Box<[Option<Script>]>);
+
+/// A function that is interpreted: its name, file and line.
+type Script = (Arc<str>, Arc<str>, Option<u32>);
+
+/// What makes two frames one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Known {
     /// 0 where what the address means is the same in every process.
@@ -74,7 +87,10 @@ impl Stacks {
         };
         let trace = match self.unwinder.image(halted.pid) {
             Ok(image) => Ok(self.unwinder.unwind(&image, &registers, &LiveMemory::new(halted.tid))),
-            Err(error) => Err(format!("the process's mappings can't be read: {error}")),
+            Err(error) => {
+                let why = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)).desc();
+                Err(Unread { ip: registers.pc(), why: format!("the process's mappings can't be read: {why}") })
+            }
         };
         Taken { trace, partial }
     }
@@ -84,12 +100,16 @@ impl Stacks {
     pub fn name(&self, taken: &Taken) -> Arc<Stack> {
         let trace = match &taken.trace {
             Ok(trace) => trace,
-            Err(why) => return Arc::new(Stack { partial: taken.partial.clone(), ..Stack::missing(why) }),
+            Err(Unread { ip, why }) => {
+                let frames = vec![Frame::of_address(*ip)];
+                let partial = taken.partial.clone();
+                return Arc::new(Stack { frames, truncated: Some(why.clone()), partial });
+            }
         };
         if taken.partial.is_some() || trace.truncated.is_some() {
             return Arc::new(self.symbolize(trace, taken));
         }
-        let key: Box<[Known]> = trace.frames.iter().map(|frame| known(trace.pid, frame)).collect();
+        let key = key(trace);
         let named = || self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stack) = named().get(&key) {
             return Arc::clone(stack);
@@ -113,7 +133,16 @@ impl Stacks {
     }
 }
 
-fn known(pid: Pid, frame: &crate::unwind::RawFrame) -> Known {
+fn key(trace: &Trace) -> Key {
+    let scripts = trace.interpreted.iter().flat_map(|activation| {
+        let script =
+            |script: &unwind::Script| Some((Arc::clone(&script.function), Arc::clone(&script.file), script.line));
+        activation.iter().map(script).chain([None])
+    });
+    (trace.frames.iter().map(|frame| known(trace.pid, frame)).collect(), scripts.collect())
+}
+
+fn known(pid: Pid, frame: &unwind::RawFrame) -> Known {
     let module = frame.place.as_ref().and_then(|place| place.module.as_ref());
     Known {
         // What lies in anonymous memory is the process's own.

@@ -61,6 +61,8 @@ pub struct Capabilities {
     pub reports_processes: bool,
     /// A thread in a call can be held still and looked at ([`Outcome::Look`]).
     pub looks: bool,
+    /// A call that is let continue and looked at comes again ([`Tracee::repeats`]).
+    pub repeats: bool,
 }
 
 /// What is to be watched, and how; the same for every backend.
@@ -212,7 +214,7 @@ pub enum Outcome {
     Reply(Reply),
     /// This is the answer, once the thread has been looked at. The look comes after the judgement, and before
     /// the thread runs a single instruction of its own with the answer. With [`Reply::Continue`] the call may
-    /// come again: see [`Tracee::repeats`]. Only to backends whose [`Capabilities::looks`] is set.
+    /// come again: see [`Capabilities::repeats`]. Only to backends whose [`Capabilities::looks`] is set.
     Look(Reply, Look),
     /// Nothing was done yet; call again with [`Patience::MayBlock`]. Never an answer to that.
     NeedsPatience,

@@ -197,7 +197,14 @@ mod tests {
 
     #[test]
     fn where_a_waiting_thread_is() {
-        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        // Past its exec: it waits for its input.
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"x").unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         let pid = Pid::from_raw(child.id() as i32);
         let (pc, sp) = place(pid).unwrap();
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();

@@ -62,7 +62,7 @@ impl Tracer {
         let registers = control::registers(tid);
         let Some(registers) = self.check(tid, registers) else {
             // Gone, or its process ended by us: nobody is left to be answered.
-            if self.observe {
+            if self.observe && matches!(task, Task::Look(Reply::Continue | Reply::OpenSocket { .. }, _)) {
                 self.handler.abandoned(&call);
             }
             return;

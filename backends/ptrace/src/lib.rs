@@ -97,6 +97,7 @@ impl Backend for PtraceBackend {
             attach: false,
             reports_processes: true,
             looks: true,
+            repeats: false,
         }
     }
 

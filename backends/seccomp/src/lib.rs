@@ -56,6 +56,7 @@ impl Backend for SeccompBackend {
             attach: false,
             reports_processes: false,
             looks: true,
+            repeats: true,
         }
     }
 

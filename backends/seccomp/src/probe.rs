@@ -8,7 +8,7 @@ use std::fs;
 
 /// Looks at everything the backend needs.
 pub fn findings() -> Vec<Finding> {
-    vec![installable(), killable_wait(), descriptors(), lost_replies(), reach()]
+    vec![installable(), killable_wait(), descriptors(), lost_replies(), reach(), stacks()]
 }
 
 fn finding(what: &str, works: Option<bool>, detail: impl Into<String>) -> Finding {
@@ -114,4 +114,43 @@ fn reach() -> Finding {
         let remedy = "their calls count as leaks: use --user-namespace, or give sockstrace CAP_SYS_PTRACE";
         finding(what, None, remedy)
     }
+}
+
+/// Whether a thread can be held for its stack trace, found out by doing it.
+fn stacks() -> Finding {
+    const SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
+    let what = "stack traces";
+    if !waits_killably() {
+        return finding(what, None, "Linux 5.19 is needed: without it they are guessed from two registers");
+    }
+    match hold_child() {
+        Ok(()) => finding(what, Some(true), "threads can be held by ptrace for a moment"),
+        Err(errno) => {
+            let scope = fs::read_to_string(SCOPE).unwrap_or_default();
+            let remedy = match scope.trim() {
+                "2" => format!("give sockstrace CAP_SYS_PTRACE, or write 1 to {SCOPE}"),
+                "3" => format!("{SCOPE} is 3: not before the next boot"),
+                _ => "does a container's seccomp profile forbid ptrace?".into(),
+            };
+            let why = errno.desc();
+            finding(what, None, format!("ptrace: {why}; they are guessed from two registers\n{remedy}"))
+        }
+    }
+}
+
+fn hold_child() -> Result<(), Errno> {
+    // SAFETY: the child makes one system call, which only a signal ends, and ends.
+    let pid = Errno::result(unsafe { libc::fork() })?;
+    if pid == 0 {
+        // SAFETY: as above.
+        unsafe {
+            libc::pause();
+            libc::_exit(0);
+        }
+    }
+    let pid = nix::unistd::Pid::from_raw(pid);
+    let held = nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    nix::sys::wait::waitpid(pid, None)?;
+    held
 }
