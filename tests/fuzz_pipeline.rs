@@ -12,7 +12,10 @@ use sockstrace::cli::Run;
 use sockstrace::config::{Config, Format, Options};
 use sockstrace::output::Recorder;
 use sockstrace::pipeline::Pipeline;
-use sockstrace_backend::{Abi, Handler, InterceptedCall, MemoryError, Outcome, Patience, Reply, Syscall, Tracee};
+use sockstrace_backend::look::Registers;
+use sockstrace_backend::{
+    Abi, Capabilities, Halted, Handler, InterceptedCall, MemoryError, Outcome, Patience, Reply, Syscall, Tracee,
+};
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -130,8 +133,33 @@ fn pipeline(options: Options) -> Pipeline {
     let config = Config::load(run, &|_| None).unwrap();
     let recorder = Recorder::open(Format::Jsonl, Some(Path::new("/dev/null"))).unwrap();
     let pipeline = Pipeline::new(config, recorder, Box::new(|_| ())).unwrap();
-    pipeline.begin("fuzz", false, false);
+    let capabilities = Capabilities {
+        refuse: true,
+        perform: true,
+        observes_results: false,
+        attach: false,
+        reports_processes: false,
+        looks: true,
+        repeats: true,
+    };
+    pipeline.begin("fuzz", false, capabilities);
     pipeline
+}
+
+/// The answer; where a look is wanted, it is seldom had, and then of a place that makes no sense.
+fn answer(outcome: Outcome, abi: Abi, random: &mut Random) -> Option<Reply> {
+    match outcome {
+        Outcome::Reply(reply) => Some(reply),
+        Outcome::Look(reply, look) => {
+            if random.below(32) == 0 {
+                let registers =
+                    Registers::Few { pc: random.number(), sp: Some(random.number()), why: Errno::EPERM };
+                look.at(&Halted { tid: gettid(), pid: Pid::this(), abi, registers });
+            }
+            Some(reply)
+        }
+        Outcome::NeedsPatience => None,
+    }
 }
 
 fn everything_judged() -> Options {
@@ -161,7 +189,9 @@ fn hostile_calls_neither_break_the_pipeline_nor_pass_it() {
         args[0] = random.below(9);
         let call = InterceptedCall { id: round, tid: gettid(), abi, syscall, args };
         let outcome = pipeline.handle(&call, &tracee, Patience::MayBlock);
-        let Outcome::Reply(reply) = outcome else { panic!("{call:?}: no answer to a patient caller") };
+        let Some(reply) = answer(outcome, abi, &mut random) else {
+            panic!("{call:?}: no answer to a patient caller")
+        };
         if reply == Reply::Continue {
             // Left to the kernel: only what can't reach a network (or is none of our calls).
             let harmless = matches!(
@@ -192,7 +222,7 @@ fn hostile_options_are_performed_or_refused() {
         let call =
             InterceptedCall { id: round, tid: gettid(), abi: Abi::X86_64, syscall: Syscall::Setsockopt, args };
         let outcome = pipeline.handle(&call, &tracee, Patience::MayBlock);
-        let Outcome::Reply(reply) = outcome else { panic!("{call:?}: no answer") };
+        let Some(reply) = answer(outcome, Abi::X86_64, &mut random) else { panic!("{call:?}: no answer") };
         let joins_or_routes =
             matches!((level, args[2]), (0, 4 | 35 | 39 | 42 | 46) | (41, 5 | 6 | 20 | 27 | 42 | 46 | 57));
         assert!(!(joins_or_routes && reply == Reply::Continue), "{call:?} was let through");

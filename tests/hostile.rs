@@ -126,6 +126,49 @@ fn crowds() {
     });
 }
 
+/// Nothing of it changes because a trace is taken of every call.
+#[test]
+fn traced() {
+    with_privilege("traced", || {
+        let mut cases: Vec<Case> = [
+            "interrupted",
+            "restarted",
+            "timed",
+            "nonblocking",
+            "undisturbed",
+            "nested",
+            "half-sent",
+            "broken-pipe",
+            "not-held-up",
+            "killed",
+            "shut-down",
+        ]
+        .iter()
+        .map(|name| Case::new(name).options(OWN_LISTENERS).traced())
+        .collect();
+        cases.push(Case::new("flood").leaks().traced());
+        cases.push(Case::new("unix-queue").traced());
+        cases.push(Case::new("unix-queue").options(UNIX_JUDGED).traced());
+        for name in ["threads", "generations", "sudden-ends", "sudden-execs"] {
+            cases.push(Case::new(name).leaks().traced());
+        }
+        cases.push(Case::new("forks").leaks().user(61_001).traced());
+        for name in ["lengths", "descriptors", "messages", "vectors"] {
+            cases.push(Case::new(name).options(ALL_ALLOWED).traced());
+            cases.push(Case::new(name).options(ALL_JUDGED).narrow().traced());
+        }
+        cases.push(Case::new("socketcalls").options(ALL_ALLOWED).narrow().traced());
+        for name in ["late-allowed", "late-sendmsg-allowed", "late-payload", "never-killed"] {
+            cases.push(Case::new(name).traced());
+        }
+        cases.push(Case::new("never").leaks().traced());
+        cases.push(Case::new("child-states").traced());
+        cases.push(Case::new("credentials").traced());
+        cases.push(Case::new("descriptors-kept").leaks().traced());
+        run_cases(&cases);
+    });
+}
+
 #[test]
 fn lives() {
     with_privilege("lives", || {

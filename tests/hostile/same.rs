@@ -9,10 +9,12 @@ use std::time::Duration;
 
 /// A guest of `tests/programs/hostile`.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "independent properties, named at each use")]
 pub struct Case {
     name: &'static str,
     args: &'static [&'static str],
     options: &'static [&'static str],
+    traced: bool,
     narrow: bool,
     user: Option<u32>,
     leaks: Leaks,
@@ -36,6 +38,7 @@ impl Case {
             name,
             args: &[],
             options: &[],
+            traced: false,
             narrow: false,
             user: None,
             leaks: Leaks::No,
@@ -54,6 +57,12 @@ impl Case {
     /// Options of sockstrace.
     pub fn options(mut self, options: &'static [&'static str]) -> Self {
         self.options = options;
+        self
+    }
+
+    /// With a trace of every call.
+    pub fn traced(mut self) -> Self {
+        self.traced = true;
         self
     }
 
@@ -111,6 +120,9 @@ impl Case {
         let mut words = vec![program, self.name.into()];
         words.extend(self.args.iter().map(Into::into));
         let mut run = Run::maybe(backend, &stage.dir).on_leak(action).allow_stage().args(self.options);
+        if self.traced {
+            run = run.args(["--stack=always", "--trace=all"]);
+        }
         if let Some(user) = self.user {
             run = run.user(user);
         }
@@ -189,7 +201,8 @@ pub fn run_cases(cases: &[Case]) {
         &all,
         |(case, backend, action)| {
             let width = if case.narrow { " i386" } else { "" };
-            format!("{}{width} {backend} {action} {:?}", case.name, case.options)
+            let traced = if case.traced { " traced" } else { "" };
+            format!("{}{width}{traced} {backend} {action} {:?}", case.name, case.options)
         },
         // Two runs of a busy machine may differ by themselves (ports in use, timing): only what differs
         // every time is sockstrace's doing.

@@ -18,6 +18,8 @@ pub struct Programs {
     pub vectors_static: PathBuf,
     /// The same for i386; `None` where the compiler can't.
     pub vectors32: Option<PathBuf>,
+    /// Leaks whose traces are taken.
+    pub traces: PathBuf,
     /// Harmless traffic.
     pub quiet: PathBuf,
     /// Bad input.
@@ -53,6 +55,7 @@ pub fn programs() -> &'static Programs {
             vectors: build("vectors", &vectors, &wide),
             vectors_static: build("vectors-static", &vectors, &["-mno-red-zone", "-static"]),
             vectors32: can_do_narrow.then(|| build("vectors32", &vectors, &narrow)),
+            traces: build("traces", &[sources.join("traces.c")], &[]),
             quiet: build("quiet", &[sources.join("quiet.c"), sources.join("vectors/common.c")], &[]),
             hostile: build("hostile", &hostile, &[]),
             hostile32: can_do_narrow.then(|| build("hostile32", &hostile, &narrow)),

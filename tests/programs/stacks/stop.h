@@ -1,11 +1,30 @@
-/* Says that it is ready and waits for ever: where the traces are taken. */
+/* Says that it is ready and waits for ever, or (with -DLEAK) leaks and ends: where the traces are taken. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#ifdef LEAK
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
+#ifdef LEAK
+static __attribute__((noinline)) void stop(void)
+{
+	struct sockaddr_in to;
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	to.sin_family = AF_INET;
+	to.sin_port = htons(7777);
+	to.sin_addr.s_addr = inet_addr("203.0.113.5");
+	int connected = connect(fd, (struct sockaddr *)&to, sizeof to);
+	int sent = (int)send(fd, "sockstrace-leak", 15, 0);
+	printf("%d %d\n", connected, sent);
+	exit(0);
+}
+#else
 static __attribute__((noinline)) void stop(void)
 {
 	if (write(1, "ready\n", 6) != 6)
@@ -13,6 +32,7 @@ static __attribute__((noinline)) void stop(void)
 	for (;;)
 		pause();
 }
+#endif
 #ifdef __cplusplus
 }
 #endif
