@@ -27,6 +27,8 @@ const TRAFFIC: &[(&str, &[&str])] = &[
     // With two results glibc asks for the source address of each by a UDP connect (RFC 6724): to loopback.
     ("resolver", &["--allow-loopback"]),
     ("many", &[]),
+    ("own-children", &[]),
+    ("own-terminal", &[]),
 ];
 
 fn check(name: &str, options: &[&str], backend: Option<&str>, action: &str) -> Result<(), String> {

@@ -4,6 +4,7 @@
 //! the kernel would refuse the arguments, the errno is kept in its place (`Result<_, Errno>`), because the
 //! order in which the kernel checks descriptor, address and message is observable.
 
+use super::Way;
 use super::address::{Address, STORAGE_BYTES};
 use super::layout::{self, MessageHeader, Unreadable, Vector, copy};
 use nix::errno::Errno;
@@ -258,16 +259,38 @@ fn has_compat_control(tracee: &dyn Tracee, header: &MessageHeader) -> Result<boo
     Ok((HEADER..=header.control_length).contains(&u64::from(u32::from_ne_bytes(length))))
 }
 
-/// Whether control messages send a packet by another way: IP source routing (`IP_RETOPTS`, ip(7)) or an
-/// IPv6 routing header (RFC 3542).
+/// The way that control messages give a packet: IP source routing (`IP_RETOPTS`, ip(7)), an IPv6 routing
+/// header (RFC 3542), or an interface (`IP_PKTINFO`, `IPV6_PKTINFO`) or routing mark of their choice.
 #[must_use]
-pub fn is_source_routed(control: &[u8], abi: Abi) -> bool {
-    layout::control_messages(control, abi).flatten().any(|message| match (message.level, message.kind) {
-        (libc::IPPROTO_IP, libc::IP_RETOPTS) => has_source_route(message.data),
-        (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | IPV6_2292RTHDR) => true,
-        _ => false,
+pub fn way(control: &[u8], abi: Abi) -> Way {
+    let ways =
+        layout::control_messages(control, abi).flatten().map(|message| match (message.level, message.kind) {
+            (libc::IPPROTO_IP, libc::IP_RETOPTS) if has_source_route(message.data) => Way::SourceRouted,
+            (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | IPV6_2292RTHDR) => Way::SourceRouted,
+            // struct in_pktinfo begins, struct in6_pktinfo ends with the index.
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) if leads_out(message.data, 0) => Way::Chosen,
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO | IPV6_2292PKTINFO) if leads_out(message.data, 16) => {
+                Way::Chosen
+            }
+            (libc::SOL_SOCKET, libc::SO_MARK) if layout::number(message.data, 0, 4) != 0 => Way::Chosen,
+            _ => Way::ByDestination,
+        });
+    ways.fold(Way::ByDestination, |all, one| match (all, one) {
+        (Way::SourceRouted, _) | (_, Way::SourceRouted) => Way::SourceRouted,
+        (Way::Chosen, _) | (_, Way::Chosen) => Way::Chosen,
+        _ => Way::ByDestination,
     })
 }
+
+/// Whether the interface index at `offset` names another interface than loopback, which is the first of
+/// each network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+#[must_use]
+pub fn leads_out(value: &[u8], offset: usize) -> bool {
+    !matches!(layout::number(value, offset, 4), 0 | 1)
+}
+
+/// `IPV6_2292PKTINFO` of <linux/in6.h>.
+pub const IPV6_2292PKTINFO: i32 = 2;
 
 /// `IPV6_2292RTHDR` of <linux/in6.h>.
 pub const IPV6_2292RTHDR: i32 = 5;

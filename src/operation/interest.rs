@@ -6,8 +6,11 @@
 //! | sendto | with a destination (always with `--disclosure leak`) | datagrams, MSG_FASTOPEN; netlink dumps |
 //! | sendmsg, sendmmsg | always | the destination lies in memory, where a filter can't look |
 //! | socket | raw, packet and unknown kinds | they send what they like |
-//! | setsockopt | source routes, routing headers, multicast joins | they redirect packets, or the kernel sends some |
-//! | ioctl | TUNSETIFF; SIOCGIF* with `--disclosure leak` | a TUN interface injects packets; addresses of the host |
+//! | setsockopt | source routes, routing headers, multicast joins, the choice of an interface | they redirect packets (those to loopback too), or the kernel sends some |
+//! | ioctl | TUNSETIFF, TIOCSTI, TIOCLINUX; SIOCGIF* with `--disclosure leak` | a TUN interface injects packets; a shell outside obeys what is typed for it; addresses of the host |
+//! | `request_key` | with callout information | the kernel has a helper resolve names (`dns_resolver`) |
+//! | mount, fsopen | always | network file systems: the kernel connects |
+//! | ptrace, `process_vm_writev` | attaching; always | a process outside the tree can be made to send |
 //! | `io_uring_setup` | always | its operations pass filters and tracers unseen |
 //! | `pidfd_getfd` | always | brings in a descriptor from another process |
 //! | bind, listen, accept, accept4 | with `--incoming block`, and to be shown with `--trace all` | reachable from outside |
@@ -16,6 +19,7 @@
 //! sendfile and splice use a peer that connect (judged) gave.
 
 use super::decode::IPV6_2292RTHDR;
+use super::delegate::{ATTACHING, TIOCLINUX, TIOCSTI};
 use sockstrace_backend::{Comparison, Condition, Syscall, Trap};
 
 /// What the traps depend on.
@@ -27,6 +31,12 @@ pub struct Interest {
     pub disclosure: bool,
 }
 
+/// `SO_BINDTOIFINDEX` of <asm-generic/socket.h>.
+pub const SO_BINDTOIFINDEX: i32 = 62;
+/// `IP_UNICAST_IF` of <linux/in.h>.
+pub const IP_UNICAST_IF: i32 = 50;
+/// `IPV6_UNICAST_IF` of <linux/in6.h>.
+pub const IPV6_UNICAST_IF: i32 = 76;
 /// `IPV6_2292PKTOPTIONS` of <linux/in6.h>.
 pub const IPV6_2292PKTOPTIONS: i32 = 6;
 /// `IPV6_JOIN_ANYCAST` of <linux/in6.h>.
@@ -39,7 +49,13 @@ pub const MCAST_JOIN_SOURCE_GROUP: i32 = 46;
 pub const TUNSETIFF: i32 = 0x4004_54CA;
 
 /// The socket options that are stopped at: level and name.
-pub const OPTIONS: [(i32, i32); 12] = [
+pub const OPTIONS: [(i32, i32); 18] = [
+    (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
+    (libc::SOL_SOCKET, SO_BINDTOIFINDEX),
+    (libc::SOL_SOCKET, libc::SO_MARK),
+    (libc::IPPROTO_IP, IP_UNICAST_IF),
+    (libc::IPPROTO_IPV6, IPV6_UNICAST_IF),
+    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO),
     (libc::IPPROTO_IP, libc::IP_OPTIONS),
     (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP),
     (libc::IPPROTO_IP, libc::IP_ADD_SOURCE_MEMBERSHIP),
@@ -86,7 +102,14 @@ pub fn traps(interest: Interest) -> Vec<Trap> {
         Trap::always(Syscall::IoUringSetup),
         Trap::always(Syscall::PidfdGetfd),
         Trap::when(Syscall::Ioctl, [int(1, TUNSETIFF)]),
+        Trap::when(Syscall::Ioctl, [int(1, TIOCSTI)]),
+        Trap::when(Syscall::Ioctl, [int(1, TIOCLINUX)]),
+        Trap::when(Syscall::RequestKey, [Condition::new(2, Comparison::NotEqual(0))]),
+        Trap::when(Syscall::Mount, [Condition::new(2, Comparison::NotEqual(0))]),
+        Trap::always(Syscall::Fsopen),
+        Trap::always(Syscall::ProcessVmWritev),
     ];
+    traps.extend(ATTACHING.map(|request| Trap::when(Syscall::Ptrace, [int(0, request)])));
     traps.extend(sockets());
     traps.extend(OPTIONS.map(|(level, name)| Trap::when(Syscall::Setsockopt, [int(1, level), int(2, name)])));
     if interest.disclosure {
@@ -114,8 +137,12 @@ fn sockets() -> Vec<Trap> {
         for odd in [libc::SOCK_RAW, libc::SOCK_RDM, SOCK_PACKET] {
             traps.push(Trap::when(Syscall::Socket, [family(internet), kind(odd)]));
         }
-        let l2tp = Condition::new(2, Comparison::int_equal(IPPROTO_L2TP));
-        traps.push(Trap::when(Syscall::Socket, [family(internet), l2tp]));
+        // SOCK_SEQPACKET is SCTP, whatever the protocol.
+        traps.push(Trap::when(Syscall::Socket, [family(internet), kind(libc::SOCK_SEQPACKET)]));
+        for odd in [IPPROTO_L2TP, libc::IPPROTO_SCTP] {
+            let protocol = Condition::new(2, Comparison::int_equal(odd));
+            traps.push(Trap::when(Syscall::Socket, [family(internet), protocol]));
+        }
     }
     let between = (3..libc::AF_INET6).chain(libc::AF_INET6 + 1..libc::AF_NETLINK);
     traps.extend(between.map(|other| Trap::when(Syscall::Socket, [family(other)])));

@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod decode;
+pub mod delegate;
 pub mod interest;
 pub mod layout;
 pub mod netlink;
@@ -12,6 +13,18 @@ pub mod socket;
 
 pub use address::{Address, UnixAddress};
 pub use socket::{Family, SocketKind, SocketType};
+
+/// What a message's control data say of its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Way {
+    /// Nothing: the kernel routes it by its destination.
+    #[default]
+    ByDestination,
+    /// By other hosts: IP source routing, an IPv6 routing header.
+    SourceRouted,
+    /// By an interface or routing table of the program's choice (`IP_PKTINFO`, `IPV6_PKTINFO`, `SO_MARK`).
+    Chosen,
+}
 
 /// What a call is about to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +39,8 @@ pub enum Operation {
         /// The address given with the message, or the peer that the socket is connected to; `None` where
         /// the socket has neither (the kernel refuses it) or is a connected pair.
         destination: Option<Address>,
-        /// The message carries IP options or a routing header that send it by another way.
-        source_routed: bool,
+        /// What its control data say of the way that it takes.
+        way: Way,
     },
     /// bind(2) to a local address.
     Bind {
@@ -51,6 +64,16 @@ pub enum Operation {
     /// setsockopt(2) that sends the socket's packets by another way (IP source routing, IPv6 routing
     /// header).
     SourceRoute,
+    /// setsockopt(2) that chooses the interface by which the socket's packets leave, or the routing table.
+    ChooseInterface {
+        /// The option's name.
+        option: &'static str,
+    },
+    /// Has somebody act who isn't judged: the kernel itself, a process outside the tree.
+    Delegate {
+        /// Who does what, in words for a person.
+        what: &'static str,
+    },
     /// setsockopt(2) that joins a multicast group, for which the kernel itself sends IGMP or MLD packets.
     JoinGroup {
         /// The group; the port is 0.

@@ -2,8 +2,12 @@
 
 use super::Operation;
 use super::address::Address;
-use super::decode::{IPV6_2292RTHDR, Sockaddr, has_source_route};
-use super::interest::{IPV6_2292PKTOPTIONS, IPV6_JOIN_ANYCAST, MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP, OPTIONS};
+use super::decode::{IPV6_2292RTHDR, Sockaddr, has_source_route, leads_out};
+use super::interest::{
+    IP_UNICAST_IF, IPV6_2292PKTOPTIONS, IPV6_JOIN_ANYCAST, IPV6_UNICAST_IF, MCAST_JOIN_GROUP,
+    MCAST_JOIN_SOURCE_GROUP, OPTIONS, SO_BINDTOIFINDEX,
+};
+use super::layout;
 use sockstrace_backend::Abi;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -23,7 +27,18 @@ pub fn meaning(level: i32, name: i32, value: &[u8]) -> Option<Operation> {
         let group = Address::Internet(SocketAddr::new(address?, 0));
         Some(Operation::JoinGroup { group })
     };
+    let chosen = |option, is_chosen: bool| is_chosen.then_some(Operation::ChooseInterface { option });
     match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => {
+            let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
+            chosen("SO_BINDTODEVICE", !matches!(name, b"" | b"lo"))
+        }
+        (libc::SOL_SOCKET, SO_BINDTOIFINDEX) => chosen("SO_BINDTOIFINDEX", leads_out(value, 0)),
+        (libc::SOL_SOCKET, libc::SO_MARK) => chosen("SO_MARK", layout::number(value, 0, 4) != 0),
+        // In network byte order.
+        (libc::IPPROTO_IP, IP_UNICAST_IF) => chosen("IP_UNICAST_IF", leads_out(&reversed(value), 0)),
+        (libc::IPPROTO_IPV6, IPV6_UNICAST_IF) => chosen("IPV6_UNICAST_IF", leads_out(&reversed(value), 0)),
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => chosen("IPV6_PKTINFO", leads_out(value, 16)),
         (libc::IPPROTO_IP, libc::IP_OPTIONS) => has_source_route(value).then_some(Operation::SourceRoute),
         (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | IPV6_2292RTHDR | IPV6_2292PKTOPTIONS) => {
             (!value.is_empty()).then_some(Operation::SourceRoute)
@@ -41,6 +56,11 @@ pub fn meaning(level: i32, name: i32, value: &[u8]) -> Option<Operation> {
         }
         _ => None,
     }
+}
+
+/// A big-endian int as a native one.
+fn reversed(value: &[u8]) -> [u8; 4] {
+    value.first_chunk::<4>().map_or([0; 4], |bytes| u32::from_be_bytes(*bytes).to_ne_bytes())
 }
 
 /// The value in native layout: on i386 the address of a `struct group_req` isn't padded.
@@ -73,6 +93,23 @@ mod tests {
         for length in 0..16 {
             assert!(!matches!(meaning(41, 20, &six[..length]), Some(Operation::JoinGroup { .. })));
         }
+    }
+
+    #[test]
+    fn interfaces_other_than_loopback_are_a_choice() {
+        let chosen = |level, name, value: &[u8]| {
+            matches!(meaning(level, name, value), Some(Operation::ChooseInterface { .. }))
+        };
+        assert!(chosen(1, libc::SO_BINDTODEVICE, b"eth0\0"));
+        assert!(chosen(1, libc::SO_BINDTODEVICE, b"lo0"));
+        assert!(!chosen(1, libc::SO_BINDTODEVICE, b"lo\0rest"));
+        assert!(!chosen(1, libc::SO_BINDTODEVICE, b""));
+        assert!(chosen(1, SO_BINDTOIFINDEX, &2_u32.to_ne_bytes()) && !chosen(1, SO_BINDTOIFINDEX, &[0; 4]));
+        assert!(chosen(0, IP_UNICAST_IF, &2_u32.to_be_bytes()) && !chosen(0, IP_UNICAST_IF, &1_u32.to_be_bytes()));
+        assert!(chosen(41, IPV6_UNICAST_IF, &7_u32.to_be_bytes()));
+        assert!(chosen(1, libc::SO_MARK, &7_u32.to_ne_bytes()) && !chosen(1, libc::SO_MARK, &[0; 4]));
+        let info = [&[0; 16][..], &3_u32.to_ne_bytes()].concat();
+        assert!(chosen(41, libc::IPV6_PKTINFO, &info) && !chosen(41, libc::IPV6_PKTINFO, &[9; 16]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::action::perform::{Performed, Socket, failed, sys};
 use crate::operation::address::{Address, UnixAddress};
 use crate::operation::decode::{self, Arguments, MAX_VECTORS, Message, Sockaddr, message_at, sendto_message};
 use crate::operation::layout::{self, Unreadable};
-use crate::operation::{Family, Operation, SocketKind, SocketType, interest, netlink, option};
+use crate::operation::{Family, Operation, SocketKind, SocketType, Way, delegate, interest, netlink, option};
 use nix::errno::Errno;
 use sockstrace_backend::{Outcome, Patience, Reply, Syscall};
 use std::os::fd::AsFd;
@@ -42,9 +42,12 @@ impl Scene<'_> {
             Syscall::Accept | Syscall::Accept4 => Ok(self.accept(&call)),
             Syscall::Socket => Ok(self.socket(&call)),
             Syscall::Setsockopt => self.setsockopt(&call),
-            Syscall::Ioctl => Ok(self.ioctl(&call)),
+            Syscall::Ioctl => self.ioctl(&call),
             Syscall::IoUringSetup => Ok(self.decide(Subject::default(), &Operation::IoUring, || CONTINUE)),
             Syscall::PidfdGetfd => Ok(self.decide(fd, &Operation::TakeDescriptor, || CONTINUE)),
+            Syscall::RequestKey | Syscall::Ptrace | Syscall::ProcessVmWritev | Syscall::Mount | Syscall::Fsopen => {
+                self.delegate(Subject::default(), &call)
+            }
             // Taken apart above.
             Syscall::Socketcall => Ok(CONTINUE),
         };
@@ -237,8 +240,8 @@ impl Scene<'_> {
             let connected = socket.kind.is_internet_datagram() || socket.kind.family == Family::VSOCK;
             connected.then(|| sys::peer_name(socket.as_fd()).ok()).flatten().map(|peer| peer.address())
         };
-        let source_routed = socket.kind.is_internet() && decode::is_source_routed(&message.control, call.abi);
-        let operation = Operation::Send { destination: destination.or_else(peer), source_routed };
+        let way = if socket.kind.is_internet() { decode::way(&message.control, call.abi) } else { Way::default() };
+        let operation = Operation::Send { destination: destination.or_else(peer), way };
         let subject = Subject { file: found.as_ref(), ..subject };
         self.decide(subject, &operation, || self.perform_send(socket, message, call, found.as_ref(), whole))
     }
@@ -383,7 +386,8 @@ impl Scene<'_> {
         let value = option::native(level, name, value, call.abi);
         let perform = || self.performer().set_option(&socket, level, name, &value);
         // An IPv4 socket has no IPv6 options.
-        let applies = (level, socket.kind.family) != (libc::IPPROTO_IPV6, Family::INET);
+        let applies =
+            socket.kind.is_internet() && (level, socket.kind.family) != (libc::IPPROTO_IPV6, Family::INET);
         Ok(match option::meaning(level, name, &value).filter(|_| applies) {
             Some(operation) => self.decide(subject, &operation, perform),
             // Options that redirect nothing, or are taken back.
@@ -392,13 +396,23 @@ impl Scene<'_> {
         })
     }
 
-    fn ioctl(&self, call: &Arguments) -> Outcome {
+    fn ioctl(&self, call: &Arguments) -> Result<Outcome, Unreadable> {
         let subject = Subject { fd: Some(call.int(0)), ..Subject::default() };
-        match (call.int(1), interest::showing_request(call.int(1))) {
-            (interest::TUNSETIFF, _) => self.decide(subject, &Operation::AttachTun, || CONTINUE),
-            (_, Some(request)) => self.decide(subject, &Operation::ShowNetwork { request }, || CONTINUE),
-            _ => CONTINUE,
-        }
+        let operation = match (call.int(1), interest::showing_request(call.int(1))) {
+            (interest::TUNSETIFF, _) => Operation::AttachTun,
+            (delegate::TIOCSTI | delegate::TIOCLINUX, _) => return self.delegate(subject, call),
+            (_, Some(request)) => Operation::ShowNetwork { request },
+            _ => return Ok(CONTINUE),
+        };
+        Ok(self.decide(subject, &operation, || CONTINUE))
+    }
+
+    /// Calls that have others act.
+    fn delegate(&self, subject: Subject<'_>, call: &Arguments) -> Result<Outcome, Unreadable> {
+        Ok(match delegate::delegated(call, self.tracee)? {
+            Some(what) => self.decide(subject, &Operation::Delegate { what }, || CONTINUE),
+            None => CONTINUE,
+        })
     }
 
     fn socket_of(&self, call: &Arguments) -> Result<Socket, Outcome> {

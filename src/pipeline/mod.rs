@@ -16,7 +16,7 @@ use crate::event::{self, Action, Body, Call, Change, Event, Judgement, Process, 
 use crate::isolate::Isolation;
 use crate::operation::address::Address;
 use crate::operation::layout::Unreadable;
-use crate::operation::{Operation, SocketKind};
+use crate::operation::{Operation, SocketKind, Way};
 use crate::output::{Recorder, Slip};
 use crate::policy::Verdict;
 use crate::stacks::Stacks;
@@ -328,7 +328,7 @@ impl Scene<'_> {
         }
         let reply = if self.only_logs() { Reply::Continue } else { Reply::Fail(errno) };
         let verdict = Verdict { leak: None, reason: Cow::Borrowed("the kernel refuses its arguments"), rule: None };
-        let nothing = Operation::Send { destination: None, source_routed: false };
+        let nothing = Operation::Send { destination: None, way: Way::ByDestination };
         self.record(subject, &nothing, &verdict, Action::Continue, &reply, None);
         Outcome::Reply(reply)
     }
@@ -429,6 +429,8 @@ fn address(operation: &Operation) -> Option<&Address> {
         Operation::Open
         | Operation::IoUring
         | Operation::SourceRoute
+        | Operation::ChooseInterface { .. }
+        | Operation::Delegate { .. }
         | Operation::AttachTun
         | Operation::ShowNetwork { .. }
         | Operation::TakeDescriptor

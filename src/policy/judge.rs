@@ -6,7 +6,7 @@ use super::rule::{Rule, Target};
 use super::sockets::{leaks_by_itself, listens, speaks_tcp};
 use super::unix::UnixGlobs;
 use super::{Class, Verdict};
-use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixAddress};
+use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixAddress, Way};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
@@ -173,9 +173,7 @@ impl Policy {
     pub fn judge(&self, operation: &Operation, socket: Option<&SocketKind>) -> Verdict<'_> {
         match operation {
             Operation::Connect { destination } => self.connect(destination, socket),
-            Operation::Send { destination, source_routed } => {
-                self.send(destination.as_ref(), *source_routed, socket)
-            }
+            Operation::Send { destination, way } => self.send(destination.as_ref(), *way, socket),
             Operation::Bind { local } => self.local(Stage::Bind, local, socket),
             Operation::Listen { local } | Operation::Accept { local } => self.local(Stage::Use, local, socket),
             Operation::Open => match socket {
@@ -192,6 +190,13 @@ impl Policy {
                 outbound("an io_uring sends and connects without system calls that can be judged")
             }
             Operation::SourceRoute => outbound("the option sends the socket's packets by way of other hosts"),
+            Operation::ChooseInterface { option } => Verdict::leak(
+                Class::Outbound,
+                format!(
+                    "{option}: whatever their destination, even loopback, packets leave by the way that it names"
+                ),
+            ),
+            Operation::Delegate { what } => outbound(what),
             Operation::JoinGroup { group } => self.join(group),
             Operation::AttachTun => outbound("a TUN/TAP interface injects packets into the host's network"),
             Operation::ShowNetwork { request } if self.judge_disclosure => {
@@ -224,9 +229,15 @@ impl Policy {
         verdict
     }
 
-    fn send(&self, destination: Option<&Address>, source_routed: bool, socket: Option<&SocketKind>) -> Verdict<'_> {
-        if source_routed {
-            return outbound("the message carries a route by way of other hosts");
+    fn send(&self, destination: Option<&Address>, way: Way, socket: Option<&SocketKind>) -> Verdict<'_> {
+        // A server that answers by the interface where the question came in does no harm.
+        let to_this_host = destination.and_then(Address::ip).is_some_and(|(ip, _)| is_this_host(ip));
+        match way {
+            Way::SourceRouted => return outbound("the message carries a route by way of other hosts"),
+            Way::Chosen if to_this_host => {
+                return outbound("addressed to this host, but sent out by an interface of the program's choice");
+            }
+            Way::Chosen | Way::ByDestination => {}
         }
         // Before the address: packet sockets don't look at its family, nor need one, and a raw socket's
         // header may name another destination than the address.
@@ -284,8 +295,7 @@ impl Policy {
         if let Some(rule) = self.allow.nets.find(ip, Some(port)) {
             return Verdict::allowed_by(self.allow.text(rule), "the destination is allowed");
         }
-        // As a destination the unspecified address is this host (ip_route_output_key_hash_rcu).
-        let this_host = ip.is_loopback() || ip.is_unspecified();
+        let this_host = is_this_host(ip);
         if this_host && self.allow_loopback {
             return Verdict::allowed_by(Some("--allow-loopback"), "loopback is allowed");
         }
@@ -366,6 +376,12 @@ impl Policy {
     fn proxy_text(&self, index: usize) -> Option<&str> {
         if self.proxies_are_defaults { None } else { self.proxies.get(index).map(Proxy::text) }
     }
+}
+
+/// As a destination the unspecified address is this host too (ip_route_output_key_hash_rcu).
+fn is_this_host(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || ip.is_unspecified()
 }
 
 fn outbound(reason: &'static str) -> Verdict<'static> {

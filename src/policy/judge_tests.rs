@@ -37,7 +37,7 @@ fn connect<'p>(policy: &'p Policy, to: &Address, socket: SocketKind) -> Verdict<
 
 fn send<'p>(policy: &'p Policy, to: &Address, socket: SocketKind) -> Verdict<'p> {
     let destination = Some(to.clone());
-    policy.judge(&Operation::Send { destination, source_routed: false }, Some(&socket))
+    policy.judge(&Operation::Send { destination, way: Way::ByDestination }, Some(&socket))
 }
 
 #[test]
@@ -170,11 +170,11 @@ fn addresses_of_other_families() {
 #[test]
 fn sends_without_an_address_and_by_another_way() {
     let policy = policy(|options| options.allow = rules(&["0.0.0.0/0"]));
-    let send_nowhere = Operation::Send { destination: None, source_routed: false };
+    let send_nowhere = Operation::Send { destination: None, way: Way::ByDestination };
     for socket in [TCP, UDP, UNIX, kind(Family::ALG, SocketType::SEQPACKET, 0)] {
         assert_eq!(policy.judge(&send_nowhere, Some(&socket)).leak, None);
     }
-    let routed = Operation::Send { destination: Some(inet("192.0.2.1:1")), source_routed: true };
+    let routed = Operation::Send { destination: Some(inet("192.0.2.1:1")), way: Way::SourceRouted };
     assert_eq!(policy.judge(&routed, Some(&UDP)).leak, Some(Class::Outbound));
     // These send without looking at the address, or need none.
     let packet = kind(Family::PACKET, SocketType::RAW, 3);

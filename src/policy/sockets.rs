@@ -4,6 +4,7 @@ use crate::operation::{Family, SocketKind, SocketType};
 
 /// `IPPROTO_L2TP`: a datagram socket that sends IP packets of its own (`net/l2tp/l2tp_ip.c`).
 const L2TP: i32 = 115;
+const SCTP: &str = "an SCTP socket connects by socket options too, and its peer names further addresses";
 /// `SOCK_PACKET`, for any family an old spelling of `AF_PACKET` (`__sock_create`).
 const OBSOLETE_PACKET: SocketType = SocketType(10);
 /// `SOCK_MAX`: the kernel answers EINVAL from here on.
@@ -24,7 +25,9 @@ pub(super) fn leaks_by_itself(socket: &SocketKind) -> Option<&'static str> {
         Family::INET | Family::INET6 | Family::SMC => match socket.kind {
             SocketType::RAW => Some("a raw socket writes its own headers: its packets can go anywhere"),
             _ if socket.protocol == L2TP => Some("an L2TP socket sends IP packets of its own, unjudged"),
-            SocketType::STREAM | SocketType::DGRAM | SocketType::SEQPACKET | SocketType::DCCP => None,
+            SocketType::SEQPACKET => Some(SCTP),
+            _ if socket.protocol == libc::IPPROTO_SCTP => Some(SCTP),
+            SocketType::STREAM | SocketType::DGRAM | SocketType::DCCP => None,
             _ => Some("a socket of unknown type: where it sends can't be judged"),
         },
         Family::PACKET => Some("a packet socket can send any frame past every IP rule"),

@@ -381,6 +381,45 @@ fn use_terminal(command: &str, dir: &Path) {
     terminal.type_line("exit");
 }
 
+/// Whoever types into the shell's terminal makes the shell act, which nobody judges.
+#[test]
+fn typing_for_the_shell() {
+    with_privilege("ends::typing_for_the_shell", || {
+        let mut all = vec![(None, "")];
+        all.extend(BACKENDS.iter().flat_map(|backend| ["log", "block"].map(|action| (Some(*backend), action))));
+        run_all(
+            &all,
+            |(backend, action)| format!("{} {action}", backend.unwrap_or("natively")),
+            |(backend, action)| {
+                let stage = Stage::new();
+                let guest = programs().hostile.display().to_string();
+                let mut terminal = Terminal::new(&stage.dir);
+                let command = backend.map_or_else(
+                    || guest.clone(),
+                    |backend| {
+                        let options = format!("--backend={backend} --on-leak={action} --format=jsonl -o events");
+                        format!("{} {options} -- {guest}", sockstrace().display())
+                    },
+                );
+                terminal.type_line(&format!("{command} type-in; echo en''ded"));
+                terminal.expect("ioctl -> ");
+                terminal.expect("ended");
+                let typed = terminal.rest(Duration::from_millis(300)).contains("typed by a program");
+                let events = fs::read_to_string(stage.dir.join("events")).unwrap_or_default();
+                let told = events.contains("\"syscall\":\"ioctl\"") && events.contains("\"verdict\":\"leak\"");
+                // Administrators may have forbidden it altogether.
+                let possible = fs::read_to_string("/proc/sys/dev/tty/legacy_tiocsti").is_ok_and(|on| on == "1\n");
+                match *action {
+                    "block" if typed || !told => Err(format!("typed: {typed}; {events}")),
+                    "log" if typed != possible || !told => Err(format!("typed: {typed}; {events}")),
+                    "" if typed != possible => Err(format!("natively typed: {typed}")),
+                    _ => Ok(()),
+                }
+            },
+        );
+    });
+}
+
 #[test]
 fn job_control() {
     with_privilege("ends::job_control", || {

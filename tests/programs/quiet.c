@@ -11,6 +11,8 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/sendfile.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 
 #define CHECK(condition)                                                              \
     do {                                                                              \
@@ -306,6 +308,46 @@ static void many(void)
     }
 }
 
+/* Into a child's memory, as debuggers and Wine do. */
+static void own_children(void)
+{
+    static volatile int word;
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        close(ends[1]);
+        char byte;
+        (void)!read(ends[0], &byte, 1);
+        _exit(word);
+    }
+    close(ends[0]);
+    int value = 7, status;
+    struct iovec from = {&value, sizeof value}, to = {(void *)&word, sizeof word};
+    CHECK(process_vm_writev(child, &from, 1, &to, 1, 0) == sizeof value);
+    close(ends[1]);
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 7);
+}
+
+/* Types into a terminal that only the tree reads, as a terminal multiplexer's shell does. */
+static void own_terminal(void)
+{
+    int main_end = posix_openpt(O_RDWR | O_NOCTTY), status;
+    CHECK(main_end >= 0 && grantpt(main_end) == 0 && unlockpt(main_end) == 0);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(setsid() > 0);
+        int end = open(ptsname(main_end), O_RDWR);
+        CHECK(end >= 0 && ioctl(end, TIOCSCTTY, 0) == 0);
+        /* EIO where the administrator has forbidden it (dev.tty.legacy_tiocsti). */
+        CHECK(ioctl(end, TIOCSTI, "x") == 0 || errno == EIO);
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -322,6 +364,8 @@ static const struct {
     {"listening", listening},
     {"resolver", resolver},
     {"many", many},
+    {"own-children", own_children},
+    {"own-terminal", own_terminal},
 };
 
 int main(int argc, char **argv)

@@ -21,6 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Interfaces and addresses. veth0 is the interface that isn't loopback; what it sends comes in at veth1.
+/// There is a neighbour who would take packets for 127.0.0.1.
 const INTERFACES: &str = "\
 link set lo up
 addr add 203.0.113.5/32 dev lo
@@ -33,6 +34,7 @@ link set veth1 addrgenmode none
 addr add 198.51.100.1/24 broadcast 198.51.100.255 dev veth0
 addr add fe80::5/64 dev veth0 nodad
 link set veth0 up
+neigh add 127.0.0.1 lladdr 02:00:00:00:00:09 dev veth0
 link set veth1 up
 route add 224.0.0.0/4 dev veth0
 ";

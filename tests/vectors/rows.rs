@@ -14,6 +14,7 @@ const SENDMMSG: &[&str] = &["sendmmsg"];
 const SOCKET: &[&str] = &["socket"];
 const SETSOCKOPT: &[&str] = &["setsockopt"];
 const IOCTL: &[&str] = &["ioctl"];
+const LOOPBACK: &[&str] = &["--allow-loopback"];
 const URING: &[&str] = &["io_uring_setup", "connect", "sendmsg", "sendto", "send"];
 const SERVE: &[&str] = &["bind", "listen", "accept", "accept4"];
 const ANY_CALL: &[&str] = &[];
@@ -87,7 +88,7 @@ fn tcp() -> Vec<Vector> {
         leak("mptcp4-fastopen", SENDTO, WITNESS, Seen::Tcp).needs("probe-mptcp"),
         tcp4("smc4").needs("probe-smc"),
         tcp4("smc4-ipproto").needs("probe-smc"),
-        leak("sctp4", CONNECT, WITNESS, Seen::Packet(132, "203.0.113.5")).needs("probe-sctp"),
+        leak("sctp4", SOCKET, Any, Seen::Packet(132, "203.0.113.5")).needs("probe-sctp"),
         leak("dccp4", CONNECT, WITNESS, Seen::Packet(33, "203.0.113.5")).needs("probe-dccp"),
         leak("tcp4-repair", CONNECT, WITNESS, Seen::Packet(6, "203.0.113.5")).root(),
     ]
@@ -200,6 +201,12 @@ fn routes() -> Vec<Vector> {
         v6("rthdr-control", SENDMSG).fails_natively().except(NoEvent(NO_RTHDR)),
         v6("rthdr-pktoptions", SETSOCKOPT).fails_natively().except(NoEvent(NO_RTHDR)),
         leak("pktinfo-control", SENDMSG, WITNESS, Seen::Udp),
+        leak("pktinfo-loopback", SENDMSG, Any, Seen::Token).options(LOOPBACK),
+        leak("pktinfo-loopback", SENDMSG, Any, Seen::Token).options(LOOPBACK).narrow(),
+        leak("bind-device", SETSOCKOPT, Any, Seen::Token).options(LOOPBACK),
+        leak("bind-device", SETSOCKOPT, Any, Seen::Token).options(LOOPBACK).narrow(),
+        leak("bind-index", SETSOCKOPT, Any, Seen::Token).options(LOOPBACK),
+        leak("unicast-interface", SETSOCKOPT, Any, Seen::Token).options(LOOPBACK),
         leak("igmp-join", SETSOCKOPT, group, Seen::Group(2, "239.1.2.3")),
         leak("igmp-join-group-req", SETSOCKOPT, group, Seen::Group(2, "239.1.2.3")),
         leak("igmp-join-group-req", SETSOCKOPT, group, Seen::Group(2, "239.1.2.3")).narrow(),
@@ -275,6 +282,14 @@ fn processes() -> Vec<Vector> {
         inherited("inherited-sendmsg", ConnectedUdp(5), Seen::Udp).except(AnyStatus(START)),
         tcp4("inherited-connect").with(FreshTcp(5)),
         leak("pidfd-getfd", &["pidfd_getfd"], Any, Seen::Tcp).with(Outside).root(),
+        leak("ptrace-outside", &["ptrace"], Any, Seen::Nothing).with(Outside).root(),
+        leak("write-outside", &["process_vm_writev"], Any, Seen::Nothing).with(Outside).root(),
+        leak("write-outside", &["process_vm_writev"], Any, Seen::Nothing).with(Outside).root().narrow(),
+        leak("request-key", &["request_key"], Any, Seen::Nothing).fails_natively(),
+        leak("request-key", &["request_key"], Any, Seen::Nothing).fails_natively().narrow(),
+        leak("mount-network", &["mount"], Any, Seen::Nothing).fails_natively(),
+        leak("mount-network", &["mount"], Any, Seen::Nothing).fails_natively().narrow(),
+        leak("fsopen-network", &["fsopen"], Any, Seen::Nothing).fails_natively(),
         tcp4("ptrace-inject")
             .except(Hopeless("ptrace", "the child has a tracer already: PTRACE_TRACEME gives EPERM")),
         uring("uring-connect", Seen::Tcp),

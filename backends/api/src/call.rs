@@ -74,14 +74,24 @@ syscalls! {
     Bind = "bind",
     /// connect(2)
     Connect = "connect",
+    /// fsopen(2)
+    Fsopen = "fsopen",
     /// `io_uring_setup(2)`
     IoUringSetup = "io_uring_setup",
     /// ioctl(2)
     Ioctl = "ioctl",
     /// listen(2)
     Listen = "listen",
+    /// mount(2)
+    Mount = "mount",
     /// `pidfd_getfd(2)`
     PidfdGetfd = "pidfd_getfd",
+    /// `process_vm_writev(2)`
+    ProcessVmWritev = "process_vm_writev",
+    /// ptrace(2)
+    Ptrace = "ptrace",
+    /// `request_key(2)`
+    RequestKey = "request_key",
     /// sendmmsg(2)
     Sendmmsg = "sendmmsg",
     /// sendmsg(2)

@@ -275,7 +275,7 @@ pub fn socketcall_number(call: Syscall) -> Option<i32> {
         Syscall::Sendmsg => 16,
         Syscall::Accept4 => 18,
         Syscall::Sendmmsg => 20,
-        Syscall::IoUringSetup | Syscall::Ioctl | Syscall::PidfdGetfd | Syscall::Socketcall => return None,
+        _ => return None,
     })
 }
 

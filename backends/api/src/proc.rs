@@ -137,6 +137,22 @@ pub fn executable(pid: Pid) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
+/// The leader of the process's session; `None` where it is gone or not to be seen from here.
+#[must_use]
+pub fn session(pid: Pid) -> Option<Pid> {
+    // state, ppid, pgrp, then session is field 6 of proc_pid_stat(5).
+    let session = stat_fields(pid)?.split_ascii_whitespace().nth(3)?.parse().ok()?;
+    (session > 0).then(|| Pid::from_raw(session))
+}
+
+/// /proc/PID/stat from its third field on.
+fn stat_fields(pid: Pid) -> Option<String> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in parentheses and may hold anything, parentheses too.
+    let after_name = stat.iter().rposition(|&byte| byte == b')')?.checked_add(1)?;
+    str::from_utf8(stat.get(after_name..)?).ok().map(ToOwned::to_owned)
+}
+
 /// Parent, state and id of every process, from one pass over /proc.
 #[must_use]
 pub fn all_processes() -> Vec<Entry> {
@@ -163,10 +179,7 @@ pub struct Entry {
 
 impl Entry {
     fn of(pid: Pid) -> Option<Self> {
-        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-        // The name stands in parentheses and may hold anything, parentheses too.
-        let after_name = stat.iter().rposition(|&byte| byte == b')')?.checked_add(1)?;
-        let rest = str::from_utf8(stat.get(after_name..)?).ok()?;
+        let rest = stat_fields(pid)?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?.bytes().next()?;
         let parent = fields.next()?.parse().ok()?;

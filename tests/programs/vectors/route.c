@@ -161,6 +161,42 @@ static int pktinfo_control(char **args)
     return send_with_control(at(FOREIGN4, PORT), IPPROTO_IP, IP_PKTINFO, &info, sizeof info);
 }
 
+/* A destination that stays in the host, or so it seems: the socket's interface decides. */
+static int chosen(int level, int option, const void *value, socklen_t length)
+{
+    int fd = open_socket(AF_INET, SOCK_DGRAM, 0);
+    if (setsockopt(fd, level, option, value, length) != 0)
+        return refused("setsockopt");
+    return sendto_and_close(fd, at("127.0.0.1", PORT), 0);
+}
+
+static int bind_device(char **args)
+{
+    (void)args;
+    return chosen(SOL_SOCKET, SO_BINDTODEVICE, LINK, sizeof LINK);
+}
+
+static int bind_index(char **args)
+{
+    (void)args;
+    int index = if_nametoindex(LINK);
+    return chosen(SOL_SOCKET, 62 /* SO_BINDTOIFINDEX */, &index, sizeof index);
+}
+
+static int unicast_interface(char **args)
+{
+    (void)args;
+    uint32_t index = htonl(if_nametoindex(LINK));
+    return chosen(IPPROTO_IP, 50 /* IP_UNICAST_IF */, &index, sizeof index);
+}
+
+static int pktinfo_loopback(char **args)
+{
+    (void)args;
+    struct in_pktinfo info = {.ipi_ifindex = if_nametoindex(LINK)};
+    return send_with_control(at("127.0.0.1", PORT), IPPROTO_IP, IP_PKTINFO, &info, sizeof info);
+}
+
 static int igmp(char **args)
 {
     (void)args;
@@ -222,6 +258,10 @@ const struct vector route_vectors[] = {
     {"rthdr-control", rthdr_control},
     {"rthdr-pktoptions", rthdr_pktoptions},
     {"pktinfo-control", pktinfo_control},
+    {"pktinfo-loopback", pktinfo_loopback},
+    {"bind-device", bind_device},
+    {"bind-index", bind_index},
+    {"unicast-interface", unicast_interface},
     {"igmp-join", igmp},
     {"igmp-join-group-req", igmp_group_req},
     {"igmp-join-source", igmp_source},
