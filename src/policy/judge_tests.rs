@@ -193,7 +193,9 @@ fn sockets_that_leak_as_such() {
         for (socket_type, protocol) in [(1, 0), (1, 262), (2, 0), (2, 1), (2, 136), (6, 33)] {
             assert_eq!(open(kind(family, SocketType(socket_type), protocol)), None);
         }
-        for (socket_type, protocol) in [(3, 1), (3, 255), (2, 115), (1, 115), (1, 132), (5, 132), (5, 0), (10, 3), (4, 0)] {
+        for (socket_type, protocol) in
+            [(3, 1), (3, 255), (2, 115), (1, 115), (1, 132), (5, 132), (5, 0), (10, 3), (4, 0)]
+        {
             let socket = kind(family, SocketType(socket_type), protocol);
             assert_eq!(open(socket), Some(Class::Outbound), "{socket:?}");
         }
