@@ -10,7 +10,7 @@ use crate::output::Recorder;
 use crate::pipeline::{OnProgramEnd, Pipeline};
 use crate::policy::strict;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use sockstrace_backend::signals::Inherited;
 use sockstrace_backend::{Backend, BackendError, Capabilities, Command, Ended, Handler, Plan};
 use std::io::Write;
@@ -49,6 +49,9 @@ fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) ->
     }
     // A write past a limit on file sizes must be an error, not our end.
     ignore(Signal::SIGXFSZ)?;
+    // Reading mapped files that the program cuts off must not be our end either: where the signal is blocked,
+    // its handler isn't asked. PROGRAM's mask is what we inherited.
+    SigSet::from(Signal::SIGBUS).thread_unblock().map_err(BackendError::doing("unblocking a signal"))?;
     let recorder = Recorder::open(config.format, config.output.as_deref()).map_err(|error| {
         let name = config.output.as_deref().map_or("standard error".into(), |path| path.display().to_string());
         BackendError::Failed(format!("opening {name} for events"), sockstrace_backend::filter::errno_of(&error))

@@ -307,7 +307,8 @@ fn a_hundred_thousand_calls() {
                 fs::write(stage.dir.join("end"), "").unwrap();
                 let outcome = running.finish();
                 println!("{backend} {action}: 100,000 calls in {took:?}; before {before:?}, after {after:?}");
-                let leaked = after.0 > before.0 + 2 || after.1 > before.1 + 2 || after.2 > before.2 + 6_000;
+                // Threads that look at stacks stay for a while.
+                let leaked = after.0 > before.0 + 2 || after.1 > before.1 + 8 || after.2 > before.2 + 6_000;
                 // In log mode every twentieth connect goes through, which the guest counts.
                 let counted = if *action == "log" { "failures -> 2600" } else { "failures -> 0" };
                 let fits = !leaked && outcome.stdout.contains(counted);
