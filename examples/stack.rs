@@ -1,4 +1,4 @@
-//! Prints the stacks of all threads of a process, as eu-stack does:
+//! Prints the stacks of all threads of a process, as eu-stack does, with the functions that CPython runs:
 //!
 //! ```sh
 //! cargo run --example stack -- PID

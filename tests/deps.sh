@@ -8,7 +8,7 @@ build=(/etc/ssl/certs/ca-certificates.crt=ca-certificates cc=gcc pkg-config=pkg-
     /usr/include/seccomp.h=libseccomp-dev)
 demo=("${build[@]}" make=make unshare=util-linux mount=mount ip=iproute2 curl=curl python3=python3
     microsocks=microsocks)
-test=("${demo[@]}" setpriv=util-linux dash=dash strace=strace gdb=gdb g++=g++ objcopy=binutils eu-stack=elfutils
+test=("${demo[@]}" setpriv=util-linux dash=dash strace=strace gdb=gdb g++=g++ objcopy=binutils eu-stack=elfutils dwz=dwz
     wget=wget git=git node=nodejs java=default-jdk-headless javac=default-jdk-headless
     go=golang-go musl-gcc=musl-tools tor=tor chromium=chromium firefox-esr=firefox-esr)
 # i386 programs are tested where the machine can run them.

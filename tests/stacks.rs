@@ -5,10 +5,14 @@
 
 #[path = "stacks/compare.rs"]
 mod compare;
+#[path = "stacks/files.rs"]
+mod files;
 #[path = "stacks/go.rs"]
 mod go;
 #[path = "stacks/guest.rs"]
 mod guest;
+#[path = "stacks/others.rs"]
+mod others;
 #[path = "stacks/python.rs"]
 mod python;
 
@@ -37,7 +41,9 @@ fn flavours(source: &str, arguments: &[&str], all: &[&str]) {
 
 const FLAVOURS: &[&str] = &[
     "-g -O0",
+    "-g -O1",
     "-g -O2",
+    "-g -O3",
     "-g -O2 -fno-omit-frame-pointer",
     "-g -O3 -fomit-frame-pointer -flto",
     "-gdwarf-4 -O2",
@@ -51,7 +57,10 @@ const FLAVOURS: &[&str] = &[
     "-g -O2 -gsplit-dwarf",
     "-gdwarf-4 -O2 -gsplit-dwarf",
     "-g -O2 -fdebug-types-section",
+    "-ggdb3 -O2 -gz=zlib-gnu",
     "-g -O2 -m32",
+    "-g -O0 -m32",
+    "-g -O2 -m32 -fno-asynchronous-unwind-tables",
 ];
 
 #[test]

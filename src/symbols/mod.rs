@@ -34,6 +34,7 @@ use nix::unistd::Pid;
 use perf_map::PerfMaps;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use table::Table;
 
 pub use names::demangle;
@@ -68,7 +69,7 @@ pub struct Frame {
 pub struct Stack {
     /// The frames, innermost first.
     pub frames: Vec<Frame>,
-    /// Why the trace ends before the outermost frame; `None` if it does not.
+    /// Why the trace ends before the outermost frame, or why some frames have no names; `None` if it is whole.
     pub truncated: Option<Reason>,
 }
 
@@ -79,6 +80,21 @@ struct Symbol {
     file: Option<Arc<str>>,
     line: Option<u32>,
     inlined: bool,
+}
+
+/// How long the symbols of one trace may take; what isn't known by then stays without a name.
+const TIME: Duration = Duration::from_secs(5);
+
+struct Time {
+    until: Option<Instant>,
+    is_over: bool,
+}
+
+impl Time {
+    fn is_up(&mut self) -> bool {
+        self.is_over |= self.until.is_some_and(|until| Instant::now() > until);
+        self.is_over
+    }
 }
 
 /// What is known of a module.
@@ -114,10 +130,11 @@ impl Symbolizer {
     #[must_use]
     pub fn symbolize(&self, trace: &Trace) -> Stack {
         let mut frames = Vec::with_capacity(trace.frames.len().saturating_mul(2));
+        let mut time = Time { until: Instant::now().checked_add(TIME), is_over: false };
         let mut interpreted = trace.interpreted.iter();
         for raw in &trace.frames {
             let before = frames.len();
-            self.add(trace.pid, raw, &mut frames);
+            self.add(trace.pid, raw, &mut time, &mut frames);
             // The functions that are interpreted come before the one that interprets them.
             let own = frames.iter().skip(before).position(is_evaluation);
             if let Some(at) = own.and_then(|own| own.checked_add(before))
@@ -132,10 +149,11 @@ impl Symbolizer {
             let of_place = Frame { module: None, build_id: None, offset: None, ip: 0, ..last };
             frames.extend(interpreted.flatten().map(|script| of_script(script, &of_place)));
         }
-        Stack { frames, truncated: trace.truncated }
+        let truncated = trace.truncated.or(time.is_over.then_some(Reason::TooSlow));
+        Stack { frames, truncated }
     }
 
-    fn add(&self, pid: Pid, raw: &RawFrame, frames: &mut Vec<Frame>) {
+    fn add(&self, pid: Pid, raw: &RawFrame, time: &mut Time, frames: &mut Vec<Frame>) {
         let place = raw.place.as_ref();
         let symbols = place.and_then(|place| place.module.as_ref()).map(|module| self.of_module(module));
         let mut frame = Frame {
@@ -155,7 +173,7 @@ impl Symbolizer {
             frames.push(frame);
             return;
         };
-        let answer = symbols.at(place.offset.wrapping_sub(raw.ip.wrapping_sub(raw.lookup)));
+        let answer = symbols.at(place.offset.wrapping_sub(raw.ip.wrapping_sub(raw.lookup)), time);
         frames.extend(answer.iter().map(|symbol| Frame {
             function: symbol.function.clone(),
             file: symbol.file.clone(),
@@ -204,10 +222,13 @@ fn of_script(script: &Script, native: &Frame) -> Frame {
 
 impl ModuleSymbols {
     /// The functions at an address of the module; at least one, perhaps with nothing known.
-    fn at(&self, address: u64) -> Arc<[Symbol]> {
+    fn at(&self, address: u64, time: &mut Time) -> Arc<[Symbol]> {
         let answers = || self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = answers().get(&address) {
             return Arc::clone(known);
+        }
+        if time.is_up() {
+            return [Symbol::default()].into();
         }
         let answer: Arc<[Symbol]> = self.look_up(address).into();
         let mut answers = answers();

@@ -77,7 +77,7 @@ impl Walk<'_> {
                 }
             }
             let bias = located.map_or(0, |located| located.bias);
-            match self.step(&registers, &found, bias, exact || innermost) {
+            match self.step(&registers, &found, bias, exact || innermost, guessed) {
                 Step::Outermost => return Ok(()),
                 Step::Stuck(reason) => return Err(reason),
                 Step::Caller { registers: caller, how: by, exact: interrupted, signal } => {
@@ -125,13 +125,15 @@ impl Walk<'_> {
         }
     }
 
-    fn step(&self, registers: &Registers, found: &Found, bias: u64, maybe_leaf: bool) -> Step {
+    fn step(&self, registers: &Registers, found: &Found, bias: u64, maybe_leaf: bool, guessed: bool) -> Step {
         match found {
             Found::Rule(rule) => match rule.apply(registers, self.memory, bias) {
                 Ok(Some(caller)) => {
                     Step::Caller { registers: caller, how: How::Cfi, exact: rule.interrupted, signal: rule.signal }
                 }
                 Ok(None) => Step::Outermost,
+                // After a guess the other registers are not the frame's: no rule can be held to them.
+                Err(_) if guessed && let Some(step) = self.by_guess(registers) => step,
                 Err(Failure::Unreadable(address)) => Step::Stuck(Reason::Unreadable(address)),
                 Err(Failure::Nonsense) => Step::Stuck(Reason::BadRule(registers.pc())),
             },

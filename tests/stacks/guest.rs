@@ -35,6 +35,8 @@ impl Folder {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/stacks").join(source);
         let mut command = Command::new(compiler);
         command.arg(source).arg("-o").arg(&program).args(flags.split_whitespace()).current_dir(&self.0);
+        // Old ways of mangling are for those who ask for them.
+        command.env("RUSTC_BOOTSTRAP", "1");
         let output = command.stderr(Stdio::piped()).output().ok()?;
         if !output.status.success() {
             eprintln!("{compiler} {flags}: {}", String::from_utf8_lossy(&output.stderr));
@@ -111,14 +113,18 @@ impl Guest {
     }
 
     pub fn trace_by(&self, unwinder: &Unwinder, symbolizer: &Symbolizer, tid: Pid) -> (Stack, Registers) {
-        ptrace::seize(tid, ptrace::Options::empty()).unwrap();
-        ptrace::interrupt(tid).unwrap();
-        waitpid(tid, Some(WaitPidFlag::__WALL)).unwrap();
-        let registers = Registers::from(&ptrace::getregs(tid).unwrap());
-        let image = unwinder.image(self.pid()).unwrap();
-        let trace = unwinder.unwind(&image, &registers, &LiveMemory::new(tid));
-        ptrace::detach(tid, None).unwrap();
+        let mut found = None;
+        halt(tid, |registers| {
+            let image = unwinder.image(self.pid()).unwrap();
+            found = Some((unwinder.unwind(&image, registers, &LiveMemory::new(tid)), *registers));
+        });
+        let (trace, registers) = found.unwrap();
         (symbolizer.symbolize(&trace), registers)
+    }
+
+    /// Stops the first thread for a moment.
+    pub fn halted(&self, look: impl FnOnce(Pid, &Registers)) {
+        halt(self.pid(), |registers| look(self.pid(), registers));
     }
 
     /// gdb's backtrace of a thread. What it makes up of functions that have jumped away into others (tail
@@ -158,6 +164,15 @@ while frame is not None:
         assert!(!lines.is_empty(), "{text}{}", String::from_utf8_lossy(&output.stderr));
         lines
     }
+}
+
+/// Stops a thread for a moment.
+fn halt(tid: Pid, look: impl FnOnce(&Registers)) {
+    ptrace::seize(tid, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(tid).unwrap();
+    waitpid(tid, Some(WaitPidFlag::__WALL)).unwrap();
+    look(&Registers::from(&ptrace::getregs(tid).unwrap()));
+    ptrace::detach(tid, None).unwrap();
 }
 
 impl Drop for Guest {

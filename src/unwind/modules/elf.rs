@@ -301,10 +301,15 @@ impl Parsed {
             for section in sections.iter() {
                 let name = sections.section_name(endian, section).unwrap_or_default();
                 let (offset, size) = section.file_range(endian).unwrap_or_default();
+                let range = offset..offset.saturating_add(size);
+                if let Some(section) = gnu_compressed(name, data, &range) {
+                    parsed.sections.push(section);
+                    continue;
+                }
                 parsed.sections.push(Section {
                     name: String::from_utf8_lossy(name).into_owned(),
                     address: section.sh_addr(endian).into(),
-                    file: offset..offset.saturating_add(size),
+                    file: range,
                     kind: section.sh_type(endian).0,
                     link: section.sh_link(endian),
                     compression: compression::<H>(endian, data, section),
@@ -318,6 +323,16 @@ impl Parsed {
         }
         Some(parsed)
     }
+}
+
+/// `.zdebug_…`, as sections were compressed before there was a flag for it: `ZLIB`, and the size in eight bytes,
+/// the highest first.
+fn gnu_compressed(name: &[u8], data: &[u8], file: &Range<u64>) -> Option<Section> {
+    let name = format!(".debug_{}", str::from_utf8(name.strip_prefix(b".zdebug_")?).ok()?);
+    let head = data.get(usize::try_from(file.start).ok()?..)?.strip_prefix(b"ZLIB")?;
+    let size = u64::from_be_bytes(*head.first_chunk()?);
+    let compression = Some((CompressionFormat::Zlib, 12, size));
+    Some(Section { name, address: 0, file: file.clone(), kind: elf::SHT_PROGBITS.0, link: 0, compression })
 }
 
 fn compression<H: FileHeader<Endian = Endianness>>(

@@ -18,18 +18,30 @@ fn by_build_id(id: &[u8]) -> Option<PathBuf> {
     Some(PathBuf::from(format!("{DEBUG}/.build-id/{first:02x}/{}.debug", super::hex(rest))))
 }
 
+/// Where `debuginfod-find` and others have put what they fetched before (debuginfod_find_debuginfo(3)). Nothing
+/// is fetched here: a leak detector makes no connections of its own.
+fn fetched(id: &[u8]) -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = set("DEBUGINFOD_CACHE_PATH")
+        .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("debuginfod_client")))
+        .or_else(|| set("HOME").map(|folder| folder.join(".cache/debuginfod_client")))?;
+    Some(folder.join(super::hex(id)).join("debuginfo"))
+}
+
 fn open(path: &Path) -> Option<Elf> {
     Elf::map(&File::open(path).ok()?)
 }
 
-/// The debug file of a module: by build-id, which it must have; else by `.gnu_debuglink`, with its checksum.
+/// The debug file of a module: by build-id, which it must have, on the system or among what was fetched before;
+/// else by `.gnu_debuglink`, with its checksum.
 #[must_use]
 pub fn find(module: &Elf, path: &str) -> Option<Elf> {
-    if let Some(id) = &module.build_id
-        && let Some(elf) = by_build_id(id).and_then(|path| open(&path))
-        && elf.build_id.as_ref() == Some(id)
-    {
-        return Some(elf);
+    if let Some(id) = &module.build_id {
+        let paths = [by_build_id(id), fetched(id)];
+        let same = |elf: &Elf| elf.build_id.as_ref() == Some(id);
+        if let Some(elf) = paths.iter().flatten().find_map(|path| open(path).filter(same)) {
+            return Some(elf);
+        }
     }
     let section = module.data(".gnu_debuglink")?;
     let name = section.split(|byte| *byte == 0).next()?;

@@ -41,7 +41,7 @@ pub(super) struct Interpreter {
 
 /// What one trace may read, and how many interpreters and threads are looked at.
 const BYTES: usize = 8 << 20;
-const READS: u32 = 1 << 16;
+const READS: u32 = 1 << 15;
 const STATES: usize = 4096;
 
 /// The longest name, path and line table.
