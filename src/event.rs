@@ -62,6 +62,9 @@ pub struct Who {
     pub pid: i32,
     /// Thread id.
     pub tid: i32,
+    /// The process's parent at that moment: who started whom.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ppid: Option<i32>,
     /// The thread's name. It can be anything the program likes: whoever shows it must escape it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<String>,
@@ -264,6 +267,7 @@ pub(crate) mod tests {
                 backend: "seccomp",
                 pid: 1234,
                 tid: 1237,
+                ppid: Some(1200),
                 process: Some("curl".into()),
                 exe: Some("/usr/bin/curl".into()),
             },
@@ -300,7 +304,7 @@ pub(crate) mod tests {
         assert_eq!(
             serde_json::to_string(&leak()).unwrap(),
             "{\"v\":1,\"time\":\"2023-11-14T22:13:20.000000042Z\",\"kind\":\"syscall\",\
-             \"backend\":\"seccomp\",\"pid\":1234,\"tid\":1237,\"process\":\"curl\",\
+             \"backend\":\"seccomp\",\"pid\":1234,\"tid\":1237,\"ppid\":1200,\"process\":\"curl\",\
              \"exe\":\"/usr/bin/curl\",\"syscall\":\"connect\",\"abi\":\"x86_64\",\"fd\":5,\
              \"socket\":{\"family\":\"inet\",\"type\":\"stream\",\"protocol\":\"tcp\"},\
              \"address\":\"203.0.113.5:80\",\"return\":-1,\"errno\":\"EPERM\",\"verdict\":\"leak\",\

@@ -183,6 +183,7 @@ impl Pipeline {
             backend: self.seen().backend,
             pid: pid.as_raw(),
             tid: tid.as_raw(),
+            ppid: proc::Entry::of(pid).map(|entry| entry.parent.as_raw()),
             process: name.map(|name| name.to_string_lossy().into_owned()),
             exe: exe.map(|path| path.to_string_lossy().into_owned()),
         }

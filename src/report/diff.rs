@@ -4,6 +4,7 @@ use super::fingerprint::Fingerprint;
 use super::leaks::{Leak, Leaks};
 use super::text::{plural, show};
 use super::{End, Report};
+use crate::output::escape::escaped;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
@@ -89,7 +90,7 @@ impl Report for Text {
         writeln!(out, "{} new, {} gone, {} the same", count(&diff.new), diff.gone.len(), diff.same.len())?;
         for (title, leaks) in [("new", &diff.new), ("gone", &diff.gone), ("same", &diff.same)] {
             for leak in leaks {
-                writeln!(out, "\n{title}  {}  {}", leak.class, leak.fingerprints.leak.hex())?;
+                writeln!(out, "\n{title}  {}  {}", escaped(&leak.class), leak.fingerprints.leak.hex())?;
                 show(out, leak, "  ")?;
                 if title == "new" && diff.known_code.contains(&leak.fingerprints.code) {
                     writeln!(out, "          the same code leaks to another address in the baseline")?;

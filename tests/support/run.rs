@@ -421,7 +421,8 @@ fn read(path: &Path) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
-fn duplicate_high(fd: RawFd) -> OwnedFd {
+/// A duplicate of a descriptor, out of the way of those that children get.
+pub fn duplicate_high(fd: RawFd) -> OwnedFd {
     // SAFETY: no memory is involved, and the descriptor that comes back is new.
     unsafe {
         let high = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 200);

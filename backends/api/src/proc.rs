@@ -178,7 +178,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn of(pid: Pid) -> Option<Self> {
+    /// Reads /proc/PID/stat; `None` where the process is gone.
+    #[must_use]
+    pub fn of(pid: Pid) -> Option<Self> {
         let rest = stat_fields(pid)?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?.bytes().next()?;
