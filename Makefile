@@ -1,6 +1,7 @@
 # make demo    shows a leak caught and blocked, and the same program passing through a SOCKS proxy
 # make test    all tests
 # make         the program: target/release/sockstrace
+# make deb     a Debian package, with manual pages and completions (needs cargo-deb)
 #
 # On Debian what is missing is installed first (as root, or with sudo); a Rust toolchain must be there.
 
@@ -8,7 +9,7 @@ CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
 sockstrace := $(target)/release/sockstrace
 
-.PHONY: all build demo test cpython bench check deps clean
+.PHONY: all build demo test cpython bench deb check deps clean
 
 all: build
 
@@ -35,6 +36,11 @@ cpython: build
 bench:
 	@tests/deps.sh test
 	$(CARGO) bench --locked --bench ratios -- $(ONLY)
+
+deb: build
+	packaging/generate.sh $(sockstrace) $(target)/package
+	@$(CARGO) deb --version > /dev/null 2>&1 || { echo "cargo-deb is not installed: cargo install cargo-deb"; exit 1; }
+	$(CARGO) deb --locked --no-build
 
 check:
 	$(CARGO) fmt --check

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::config::{Options, unbuilt};
-use crate::{learn, report};
+use crate::{capture::show, learn, report};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -23,6 +23,8 @@ pub enum Invocation {
     Report(report::Options),
     /// Turn recorded event streams into a configuration.
     Learn(learn::Options),
+    /// Show captured payloads.
+    CaptureShow(show::Options),
     /// Write a page of the manual: that of a subcommand, or the main one.
     Manual(Option<String>),
     /// Write completions for a shell.
@@ -97,6 +99,12 @@ enum Command {
     Report(report::Options),
     /// Turn a recorded event stream into a --config file that allows just what was seen
     Learn(learn::Options),
+    /// Look at what --capture has written
+    #[command(disable_help_subcommand = true)]
+    Capture {
+        #[command(subcommand)]
+        action: CaptureAction,
+    },
     /// Write the manual page: sockstrace manual > sockstrace.1
     Manual {
         /// The subcommand that the page is about [default: sockstrace as a whole]
@@ -109,6 +117,12 @@ enum Command {
         #[arg(value_name = "SHELL", hide_possible_values = true)]
         shell: Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum CaptureAction {
+    /// The conversations, both directions by time
+    Show(show::Options),
 }
 
 /// Writes a page of the manual in roff.
@@ -156,6 +170,7 @@ fn try_parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         Some(Command::Doctor) => Invocation::Doctor,
         Some(Command::Report(options)) => Invocation::Report(options),
         Some(Command::Learn(options)) => Invocation::Learn(options),
+        Some(Command::Capture { action: CaptureAction::Show(options) }) => Invocation::CaptureShow(options),
         Some(Command::Manual { command }) => Invocation::Manual(command),
         Some(Command::Completions { shell }) => Invocation::Completions(shell),
         None => Invocation::Run(Box::new(Run { config: cli.config, options: cli.options, program: cli.program })),

@@ -8,6 +8,7 @@ pub mod action;
 pub mod backends;
 pub mod background;
 pub mod blame;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod doctor;

@@ -2,7 +2,7 @@
 
 use sockstrace::cli::{self, Invocation};
 use sockstrace::config::{Config, Leftover};
-use sockstrace::{backends, background, doctor, learn, report, run};
+use sockstrace::{backends, background, capture, doctor, learn, report, run};
 use sockstrace_backend::signals::Inherited;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -41,6 +41,10 @@ fn main() -> ExitCode {
             Err(error) => complain(&error),
         },
         Invocation::Learn(options) => match learn::run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error),
+        },
+        Invocation::CaptureShow(options) => match capture::show::run(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error),
         },

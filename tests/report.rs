@@ -5,6 +5,8 @@
 
 #[path = "report/browser.rs"]
 mod browser;
+#[path = "report/capture.rs"]
+mod capture;
 #[path = "report/faults.rs"]
 mod faults;
 #[path = "report/formats.rs"]

@@ -109,23 +109,11 @@ impl Health {
 /// Where reading fails, or `take` does.
 pub fn read(input: &mut dyn BufRead, mut take: impl FnMut(&Record<'_>) -> io::Result<()>) -> io::Result<Health> {
     let mut health = Health::default();
-    let mut line = Vec::new();
-    let mut number = 0_u64;
-    loop {
-        line.clear();
-        let length = read_line(input, &mut line)?;
-        if length == 0 {
-            return Ok(health);
-        }
-        number = number.saturating_add(1);
-        let whole = line.last() == Some(&b'\n');
-        if length > LONGEST {
+    read_lines(input, |number, line| {
+        let Line { text, whole, too_long } = line;
+        if too_long {
             health.fault(number, &format!("is longer than {LONGEST} bytes"));
-            continue;
-        }
-        let text = line.trim_ascii();
-        if text.is_empty() {
-            continue;
+            return Ok(());
         }
         match Record::parse(text) {
             Ok(record) if record.v.is_some_and(|version| version != u64::from(VERSION)) => {
@@ -148,6 +136,41 @@ pub fn read(input: &mut dyn BufRead, mut take: impl FnMut(&Record<'_>) -> io::Re
                 health.fault(number, "is cut short");
             }
             Err(error) => health.fault(number, &format!("is no event: {error}")),
+        }
+        Ok(())
+    })?;
+    Ok(health)
+}
+
+/// A line that isn't empty.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Line<'l> {
+    /// Without white space around it; not all of it where it is too long.
+    pub(crate) text: &'l [u8],
+    /// It ends with a newline.
+    pub(crate) whole: bool,
+    /// It is longer than anything sockstrace writes.
+    pub(crate) too_long: bool,
+}
+
+/// Reads lines to the end, giving each with its number (from 1) to `take`.
+pub(crate) fn read_lines(
+    input: &mut dyn BufRead,
+    mut take: impl FnMut(u64, Line<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut line = Vec::new();
+    let mut number = 0_u64;
+    loop {
+        line.clear();
+        let length = read_line(input, &mut line)?;
+        if length == 0 {
+            return Ok(());
+        }
+        number = number.saturating_add(1);
+        let text = line.trim_ascii();
+        let too_long = length > LONGEST;
+        if too_long || !text.is_empty() {
+            take(number, Line { text, whole: line.last() == Some(&b'\n'), too_long })?;
         }
     }
 }

@@ -84,7 +84,8 @@ impl Browser {
         };
         let target = browser.call("Target.createTarget", json!({"url": "about:blank"}));
         let attach = json!({"targetId": target["targetId"], "flatten": true});
-        browser.session = browser.call("Target.attachToTarget", attach)["sessionId"].as_str().unwrap().to_owned();
+        let attached = browser.call("Target.attachToTarget", attach);
+        browser.session = attached["sessionId"].as_str().map(str::to_owned).unwrap();
         for domain in ["Runtime.enable", "Page.enable", "Log.enable", "Network.enable"] {
             browser.call(domain, json!({}));
         }
@@ -92,6 +93,7 @@ impl Browser {
         Some(browser)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "they are made for the call")]
     fn call(&mut self, method: &str, parameters: Value) -> Value {
         self.next += 1;
         let mut message = json!({"id": self.next, "method": method, "params": parameters});

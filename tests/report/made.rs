@@ -64,7 +64,7 @@ pub fn crowd(count: usize) -> String {
             (event["verdict"], event["class"]) = (json!("allowed"), Value::Null);
             (event["action"], event["stack"]) = (json!("continue"), Value::Null);
         }
-        text.push_str(&format!("{event}\n"));
+        text.push_str(&lines(&[event]));
     }
     text + &lines(&[summary(count as u64, (count - count / 5) as u64)])
 }

@@ -39,6 +39,7 @@ fn story(folder: &Folder) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one visit to the page")]
 fn it_shows_what_leaked_and_answers_to_the_keyboard() {
     let folder = Folder::new();
     let events = story(&folder);
