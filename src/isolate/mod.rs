@@ -9,7 +9,7 @@
 //! address, by whatever call and whether judged or not, ends on this loopback. Abstract UNIX sockets belong to
 //! a network namespace, so that those outside can't be reached.
 //!
-//! The way out are [gates](gates): sockets at the addresses of proxies and `--allow` rules, behind which *we*
+//! The way out are gates: sockets at the addresses of proxies and `--allow` rules, behind which *we*
 //! connect to that very address outside.
 //!
 //! # What judgement holds

@@ -1,6 +1,6 @@
 //! `sockstrace report`: a recorded event stream in the forms in which people and machines look at such data.
 //!
-//! The stream is read once, line by line; each [`Report`] takes what it needs as it passes. What is kept in
+//! The stream is read once, line by line; each `Report` takes what it needs as it passes. What is kept in
 //! memory is bounded: see [`leaks`] and the formats.
 
 pub mod diff;
