@@ -2,8 +2,8 @@
 //!
 //! Arming a timer for each call would cost more than the call. So whoever does something brief counts its
 //! beginning and its end ([`Mark::during`]), and one thread looks at the counts every few milliseconds: one
-//! that stands at the same odd number twice is somebody who is stuck. While nothing brief is done, that
-//! thread sleeps.
+//! that stands at the same odd number twice is somebody who is stuck. That thread starts with the first brief
+//! thing, and sleeps while nothing brief is done.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,14 +44,6 @@ static WATCHDOG: Watchdog = Watchdog {
     work: Condvar::new(),
     ticks: AtomicBool::new(false),
 };
-
-/// Starts the thread, which otherwise starts when it is first needed.
-///
-/// # Errors
-/// Where there is no thread to be had.
-pub fn start() -> io::Result<()> {
-    WATCHDOG.start(&mut WATCHDOG.lock())
-}
 
 impl Mark {
     /// `stuck` is called on the watchdog's thread when something done under this mark takes longer than a

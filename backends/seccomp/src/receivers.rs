@@ -15,7 +15,7 @@ use crate::reply::Answering;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::remote::{Identity, Remote, RemoteCache};
-use sockstrace_backend::watchdog::{self, Mark};
+use sockstrace_backend::watchdog::Mark;
 use sockstrace_backend::{
     Abi, BackendError, Handler, InterceptedCall, Look, MemoryError, Outcome, Patience, Reply, Syscall, Tracee,
 };
@@ -49,7 +49,7 @@ pub fn start(listener: OwnedFd, handler: Arc<dyn Handler>) -> Result<(), Backend
         turns: Mutex::new(Turns::default()),
         turn: Condvar::new(),
     });
-    watchdog::start().and_then(|()| spawn(&shared)).map_err(|error| {
+    spawn(&shared).map_err(|error| {
         BackendError::Failed("starting a thread".into(), sockstrace_backend::filter::errno_of(&error))
     })
 }
@@ -126,6 +126,7 @@ impl Shared {
             // The thread is gone, or we are out of descriptors: refuse.
             Err(errno) => return self.answering().carry_out(notification, &Reply::Fail(errno)),
         };
+        // Unwatched (no thread is to be had) it may block all the same, if somebody can lead meanwhile.
         let hurried = mark.during(|| self.handler.handle(&call, &waiting, Patience::AtOnce));
         if !matches!(hurried, Some(Outcome::Reply(_)))
             || matches!(hurried, Some(Outcome::Reply(Reply::OpenSocket { .. })))
