@@ -31,7 +31,7 @@ fn benches(criterion: &mut Criterion) {
         for supervisor in workload.supervisors.iter().filter(|name| !name.starts_with("strace")) {
             group.bench_function(BenchmarkId::from_parameter(supervisor), |bencher| {
                 bencher.iter_custom(|times| {
-                    let nanoseconds = suite.measure(&workload, supervisor);
+                    let nanoseconds = suite.measure(&workload, supervisor).expect("a figure");
                     Duration::from_nanos(nanoseconds as u64).mul_f64(times as f64)
                 });
             });

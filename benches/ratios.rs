@@ -33,10 +33,15 @@ fn main() {
     let suite = Suite::load(&folder);
     let world = World::start(&folder);
     let mut report = Report::default();
+    let mut failed = false;
     for workload in suite.workloads(&wanted) {
         eprintln!("{} …", workload.name);
-        for row in compare(&suite, &workload, rounds) {
-            report.add(row);
+        match compare(&suite, &workload, rounds) {
+            Ok(rows) => report.add(rows),
+            Err(why) => {
+                eprintln!("left out: {why}");
+                failed = true;
+            }
         }
     }
     drop(world);
@@ -46,6 +51,7 @@ fn main() {
         std::fs::write(folder.join(name), text).expect("to write the report");
     }
     eprintln!("written to {}", folder.display());
+    std::process::exit(i32::from(failed));
 }
 
 /// Runs this program again where loopback is all there is.
@@ -102,23 +108,23 @@ impl Drop for World {
     }
 }
 
-fn compare(suite: &Suite, workload: &Workload, rounds: usize) -> Vec<Row> {
+fn compare(suite: &Suite, workload: &Workload, rounds: usize) -> Result<Vec<Row>, String> {
     let names = &workload.supervisors;
     let mut figures: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
     let mut beside: Vec<Vec<Vec<f64>>> = vec![vec![Vec::new(); names.len()]; 2];
     // The first run of anything reads files that later ones find in memory.
-    suite.measure(workload, &names[0]);
+    suite.measure(workload, &names[0])?;
     for round in 0..rounds {
-        let before = suite.measure(workload, &names[0]);
+        let before = suite.measure(workload, &names[0])?;
         // Each time another one first.
         let mut order: Vec<usize> = (1..names.len()).collect();
         let first = round % order.len().max(1);
         order.rotate_left(first);
         let mut made = vec![0.0; names.len()];
         for index in order {
-            made[index] = suite.measure(workload, &names[index]);
+            made[index] = suite.measure(workload, &names[index])?;
         }
-        let after = suite.measure(workload, &names[0]);
+        let after = suite.measure(workload, &names[0])?;
         made[0] = f64::midpoint(before, after);
         for (index, name) in names.iter().enumerate() {
             figures[index].push(made[index]);
@@ -137,7 +143,7 @@ fn compare(suite: &Suite, workload: &Workload, rounds: usize) -> Vec<Row> {
         to_native: compared.then(|| Spread::of(&beside[0][index])),
         to_bare: (!beside[1][index].is_empty()).then(|| Spread::of(&beside[1][index])),
     };
-    names.iter().enumerate().map(row).collect()
+    Ok(names.iter().enumerate().map(row).collect())
 }
 
 /// The bare supervisor that does the same.

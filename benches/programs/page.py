@@ -20,6 +20,9 @@ KINDS = {
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # In one segment, or delayed acknowledgements would be all that is measured.
+    disable_nagle_algorithm = True
+    wbufsize = -1
 
     def do_GET(self):
         kind = KINDS.get(self.path.rpartition(".")[2]) if self.path.startswith("/r/") else None

@@ -69,9 +69,9 @@ fn machine() -> String {
 }
 
 impl Report {
-    /// Adds a row.
-    pub fn add(&mut self, row: Row) {
-        self.rows.push(row);
+    /// Adds a workload's rows.
+    pub fn add(&mut self, rows: Vec<Row>) {
+        self.rows.extend(rows);
     }
 
     fn workloads(&self) -> impl Iterator<Item = &[Row]> {

@@ -113,7 +113,10 @@ impl Suite {
     }
 
     /// One run; the figure in the workload's unit.
-    pub fn measure(&self, workload: &Workload, supervisor: &str) -> f64 {
+    ///
+    /// # Errors
+    /// What the program said when it failed.
+    pub fn measure(&self, workload: &Workload, supervisor: &str) -> Result<f64, String> {
         let tmp = std::env::temp_dir().join(format!("sockstrace-bench-{}", std::process::id()));
         std::fs::create_dir(&tmp).expect("an empty directory");
         let command: Vec<String> = (self.supervisors[supervisor].iter().chain(&workload.command))
@@ -124,17 +127,19 @@ impl Suite {
         let mut process = Command::new(words[0]);
         process.args(&words[1..]).stdin(Stdio::null());
         let begin = Instant::now();
-        let output = process.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let output = process.output().map_err(|error| format!("{command:?}: {error}"))?;
         let wall = begin.elapsed().as_secs_f64() * 1e3;
         std::fs::remove_dir_all(&tmp).expect("to remove what was written");
         let (printed, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{command:?}: {}: {said}", output.status);
+        if !output.status.success() {
+            return Err(format!("{command:?}: {}: {said}", output.status));
+        }
         let figure = if workload.prints {
-            printed.trim().parse().unwrap_or_else(|_| panic!("{command:?} printed {printed:?} and {said}"))
+            printed.trim().parse().map_err(|_| format!("{command:?} printed {printed:?} and {said}"))?
         } else {
             wall
         };
-        figure / workload.per
+        Ok(figure / workload.per)
     }
 
     fn filled(&self, word: &str, tmp: &Path) -> String {
