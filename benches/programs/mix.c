@@ -4,8 +4,7 @@
  *
  * FILE has a line a call: its name and how often it is made a page (see benches/mix). The calls of a page are
  * dealt out to all threads of all processes and made in an order that is the same in each run. Between them STEPS
- * steps are computed, about a nanosecond each. A browser computes some 40 µs a call; with 0 steps it is the worst
- * case for whoever watches.
+ * steps are computed, about a nanosecond each. With 0 steps, it is the worst case for whoever watches.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
