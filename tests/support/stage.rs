@@ -165,7 +165,8 @@ impl Stage {
     }
 
     /// The kernel inserts an IPv6 address's local route by a worker, a moment after the address can be
-    /// bound to (`addrconf_dad_work`, even with nodad): what is sent before is lost.
+    /// bound to (`addrconf_dad_work`, even with nodad): what is sent before is lost. Where many namespaces are
+    /// made and torn down, the worker waits its turn.
     fn wait_for_ipv6(&self) {
         let link = format!("fe80::5%{}", interface_index("veth0"));
         let receivers =
@@ -174,7 +175,7 @@ impl Stage {
             let start = Instant::now();
             let mut buffer = [0; 8];
             while receiver.recv(&mut buffer).is_err() {
-                assert!(start.elapsed() < Duration::from_secs(5), "IPv6 does not come up: {ip}");
+                assert!(start.elapsed() < Duration::from_secs(30), "IPv6 does not come up: {ip}");
                 let probe = UdpSocket::bind("[::]:0").unwrap();
                 let _ = probe.send_to(b"probe", format!("[{ip}]:{port}").parse::<SocketAddr>().unwrap());
                 thread::sleep(Duration::from_micros(200));
