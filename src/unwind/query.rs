@@ -119,9 +119,10 @@ mod tests {
 
     #[test]
     fn a_process_that_has_ended() {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         let pid = Pid::from_raw(child.id().cast_signed());
         let query = Query::of(pid).unwrap();
+        child.kill().unwrap();
         child.wait().unwrap();
         assert!(query.is_none_or(|query| query.at(0x1000).is_none()));
         assert!(Query::of(pid).is_err());
