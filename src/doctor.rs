@@ -5,9 +5,13 @@ use nix::unistd::geteuid;
 use sockstrace_backend::Finding;
 use std::io::{self, Write};
 
+/// A backend's name, whether it can run a program (`--backend`) or only watch the machine (`--all`), and what
+/// its probe found.
+pub type Probed<'n> = (&'n str, bool, Vec<Finding>);
+
 /// Writes what each backend's probe found, the backends in the order in which `--backend auto` tries
 /// them. Returns whether any of them works.
-pub fn print(findings: &[(&str, Vec<Finding>)], out: &mut dyn Write) -> io::Result<bool> {
+pub fn print(findings: &[Probed<'_>], out: &mut dyn Write) -> io::Result<bool> {
     let user = geteuid();
     let kind = if user.is_root() { "root" } else { "unprivileged" };
     if let Ok(kernel) = uname() {
@@ -15,14 +19,14 @@ pub fn print(findings: &[(&str, Vec<Finding>)], out: &mut dyn Write) -> io::Resu
         let machine = kernel.machine().to_string_lossy();
         writeln!(out, "{system} {release} ({machine}), user {user} ({kind})")?;
     }
-    for (backend, findings) in findings {
+    for (backend, _, findings) in findings {
         let works = if works(findings) { "works" } else { "doesn't work here" };
         writeln!(out, "\n{backend}: {works}")?;
         table(findings, out)?;
     }
-    let best = findings.iter().find(|(_, findings)| works(findings));
+    let best = findings.iter().find(|(_, launches, findings)| *launches && works(findings));
     match best {
-        Some((backend, _)) => writeln!(out, "\n--backend auto takes {backend}.")?,
+        Some((backend, ..)) => writeln!(out, "\n--backend auto takes {backend}.")?,
         None => writeln!(out, "\nNo backend works here: change what is marked \"no\".")?,
     }
     Ok(best.is_some())
@@ -60,7 +64,7 @@ mod tests {
         Finding { what: what.into(), works, detail: detail.into() }
     }
 
-    fn printed(findings: &[(&str, Vec<Finding>)]) -> (bool, String) {
+    fn printed(findings: &[Probed<'_>]) -> (bool, String) {
         let mut out = Vec::new();
         let any = print(findings, &mut out).unwrap();
         (any, String::from_utf8(out).unwrap())
@@ -69,8 +73,12 @@ mod tests {
     #[test]
     fn a_limit_is_no_failure() {
         let (any, text) = printed(&[
-            ("seccomp", vec![finding("notify", Some(true), ""), finding("pidfd", Some(false), "old\nupdate")]),
-            ("ptrace", vec![finding("seize", Some(true), "fine"), finding("yama", None, "scope 1")]),
+            (
+                "seccomp",
+                true,
+                vec![finding("notify", Some(true), ""), finding("pidfd", Some(false), "old\nupdate")],
+            ),
+            ("ptrace", true, vec![finding("seize", Some(true), "fine"), finding("yama", None, "scope 1")]),
         ]);
         assert!(any);
         assert!(text.contains("\nseccomp: doesn't work here\n  yes      notify\n"), "{text}");
@@ -81,7 +89,11 @@ mod tests {
 
     #[test]
     fn nothing_works() {
-        let (any, text) = printed(&[("seccomp", vec![finding("x", Some(false), "")]), ("ptrace", vec![])]);
+        let (any, text) = printed(&[
+            ("seccomp", true, vec![finding("x", Some(false), "")]),
+            ("ptrace", true, vec![]),
+            ("ebpf", false, vec![finding("y", Some(true), "")]),
+        ]);
         assert!(!any);
         assert!(text.contains("No backend works"), "{text}");
     }

@@ -35,6 +35,10 @@ pub enum Body {
     Syscall(Call),
     /// A process runs a new program, or ended.
     Process(Process),
+    /// A TCP connection's state changed.
+    TcpState(TcpState),
+    /// Events were lost here.
+    Lost(Lost),
     /// The last line.
     Summary(Summary),
 }
@@ -44,6 +48,12 @@ impl Event {
     #[must_use]
     pub fn now(body: Body) -> Self {
         Self { v: VERSION, time: SystemTime::now(), body }
+    }
+
+    /// An event of that moment.
+    #[must_use]
+    pub fn at(time: SystemTime, body: Body) -> Self {
+        Self { v: VERSION, time, body }
     }
 
     /// When it happened.
@@ -210,6 +220,77 @@ pub enum Change {
     Exit,
 }
 
+/// A change of a TCP connection's state.
+#[derive(Debug, Clone, Serialize)]
+pub struct TcpState {
+    /// Whose socket it is; process 0 where that isn't known.
+    #[serde(flatten)]
+    pub who: Who,
+    /// What it is.
+    pub socket: Socket,
+    /// Its own address.
+    pub local: String,
+    /// The other's.
+    pub remote: String,
+    /// The state before.
+    pub old: TcpStateName,
+    /// The state from now on.
+    pub new: TcpStateName,
+}
+
+/// A TCP state by its number (<`net/tcp_states.h`>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpStateName(pub u8);
+
+impl TcpStateName {
+    /// The kernel's name, without its `TCP_`, and the one in words joined: `SYN_SENT`, `SynSent`.
+    fn names(self) -> Option<(&'static str, &'static str)> {
+        Some(match self.0 {
+            1 => ("ESTABLISHED", "Established"),
+            2 => ("SYN_SENT", "SynSent"),
+            3 => ("SYN_RECV", "SynRecv"),
+            4 => ("FIN_WAIT1", "FinWait1"),
+            5 => ("FIN_WAIT2", "FinWait2"),
+            6 => ("TIME_WAIT", "TimeWait"),
+            7 => ("CLOSE", "Close"),
+            8 => ("CLOSE_WAIT", "CloseWait"),
+            9 => ("LAST_ACK", "LastAck"),
+            10 => ("LISTEN", "Listen"),
+            11 => ("CLOSING", "Closing"),
+            12 => ("NEW_SYN_RECV", "NewSynRecv"),
+            13 => ("BOUND_INACTIVE", "BoundInactive"),
+            _ => return None,
+        })
+    }
+
+    /// As the kernel writes it: `SYN_SENT`.
+    #[must_use]
+    pub fn kernel(self) -> Cow<'static, str> {
+        self.names().map_or_else(|| Cow::Owned(self.0.to_string()), |(kernel, _)| Cow::Borrowed(kernel))
+    }
+
+    /// As sockwho writes it: `SynSent`.
+    #[must_use]
+    pub fn joined(self) -> Cow<'static, str> {
+        self.names().map_or_else(|| Cow::Owned(self.0.to_string()), |(_, joined)| Cow::Borrowed(joined))
+    }
+}
+
+impl Serialize for TcpStateName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.kernel())
+    }
+}
+
+/// Events that were lost between the one before this and the next.
+#[derive(Debug, Clone, Serialize)]
+pub struct Lost {
+    /// Where.
+    pub backend: &'static str,
+    /// How many.
+    pub dropped: u64,
+}
+
 /// The whole run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
@@ -321,6 +402,18 @@ pub(crate) mod tests {
         assert_eq!((&value["kind"], &value["event"]), (&"process".into(), &"exit".into()));
         assert_eq!((&value["signal"], value.get("status")), (&9.into(), None));
         assert_eq!(value["pid"], 1);
+        let who = Who { backend: "ebpf", pid: 9, tid: 9, ..Who::default() };
+        let socket = Socket::from(&SocketKind { family: Family::INET, kind: SocketType::STREAM, protocol: 6 });
+        let (local, remote) = ("127.0.0.1:5".into(), "127.0.0.1:80".into());
+        let (old, new) = (TcpStateName(2), TcpStateName(99));
+        let value = json(Body::TcpState(TcpState { who, socket, local, remote, old, new }));
+        assert_eq!(
+            (&value["kind"], &value["old"], &value["new"]),
+            (&"tcp_state".into(), &"SYN_SENT".into(), &"99".into())
+        );
+        assert_eq!((&value["local"], &value["socket"]["protocol"]), (&"127.0.0.1:5".into(), &"tcp".into()));
+        let value = json(Body::Lost(Lost { backend: "ebpf", dropped: 3 }));
+        assert_eq!((&value["kind"], &value["dropped"]), (&"lost".into(), &3.into()));
         let summary = Summary { events: 5, leaks: 1, processes: 2, dropped: 0, exit: 23 };
         let value = json(Body::Summary(summary));
         for (key, expected) in [("events", 5), ("leaks", 1), ("processes", 2), ("dropped", 0), ("exit", 23)] {

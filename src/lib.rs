@@ -25,3 +25,4 @@ pub mod run;
 pub mod stacks;
 pub mod symbols;
 pub mod unwind;
+pub mod watch;

@@ -2,7 +2,7 @@
 
 use sockstrace::cli::{self, Invocation};
 use sockstrace::config::{Config, Leftover};
-use sockstrace::{backends, background, capture, doctor, learn, report, run};
+use sockstrace::{backends, background, capture, doctor, learn, report, run, watch};
 use sockstrace_backend::signals::Inherited;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -22,6 +22,9 @@ fn main() -> ExitCode {
                 Ok(config) => config,
                 Err(error) => return complain(&error.to_string()),
             };
+            if config.watching.is_some() {
+                return ExitCode::from(watch::watch(config));
+            }
             ExitCode::from(match config.leftover {
                 Leftover::Background => background::run(config, inherited),
                 Leftover::Wait | Leftover::Kill => run::run(config, inherited, |_| ()),
@@ -29,7 +32,8 @@ fn main() -> ExitCode {
         }
         Invocation::Doctor => {
             let backends = backends::all();
-            let findings: Vec<_> = backends.iter().map(|backend| (backend.name(), backend.probe())).collect();
+            let findings: Vec<_> =
+                backends.iter().map(|it| (it.name(), it.capabilities().launch, it.probe())).collect();
             match doctor::print(&findings, &mut std::io::stdout().lock()) {
                 Ok(true) => ExitCode::SUCCESS,
                 Ok(false) => ExitCode::FAILURE,

@@ -27,7 +27,7 @@ pub fn run(config: Config, inherited: Inherited, program_ended: impl Fn(u8) + Se
 }
 
 /// Says why there was no run; the exit status for that.
-fn complain(error: &BackendError) -> u8 {
+pub(crate) fn complain(error: &BackendError) -> u8 {
     say(&error.to_string());
     match error {
         BackendError::NotFound(_) => NOT_FOUND,
@@ -36,7 +36,8 @@ fn complain(error: &BackendError) -> u8 {
     }
 }
 
-fn say(what: &str) {
+/// Tells the user something on standard error.
+pub(crate) fn say(what: &str) {
     // Not eprintln!, which panics where standard error is closed.
     let _: std::io::Result<()> = writeln!(std::io::stderr(), "sockstrace: {what}");
 }
@@ -52,10 +53,7 @@ fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) ->
     // Reading mapped files that the program cuts off must not be our end either: where the signal is blocked,
     // its handler isn't asked. PROGRAM's mask is what we inherited.
     SigSet::from(Signal::SIGBUS).thread_unblock().map_err(BackendError::doing("unblocking a signal"))?;
-    let recorder = Recorder::open(config.format, config.output.as_deref()).map_err(|error| {
-        let name = config.output.as_deref().map_or("standard error".into(), |path| path.display().to_string());
-        BackendError::Failed(format!("opening {name} for events"), sockstrace_backend::filter::errno_of(&error))
-    })?;
+    let recorder = recorder(&config)?;
     let mut plan = plan(&config);
     let (program, arguments) = match config.program.split_first() {
         Some((program, arguments)) => (program.clone(), arguments.to_vec()),
@@ -77,6 +75,14 @@ fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) ->
     };
     pipeline.finish(i32::from(status));
     Ok(status)
+}
+
+/// Opens what events are written to.
+pub(crate) fn recorder(config: &Config) -> Result<Recorder, BackendError> {
+    Recorder::open(config.format, config.output.as_deref()).map_err(|error| {
+        let name = config.output.as_deref().map_or("standard error".into(), |path| path.display().to_string());
+        BackendError::Failed(format!("opening {name} for events"), sockstrace_backend::filter::errno_of(&error))
+    })
 }
 
 fn plan(config: &Config) -> Plan {
@@ -109,9 +115,12 @@ fn run_on(
         BackendChoice::Auto => None,
         BackendChoice::Seccomp => Some("seccomp"),
         BackendChoice::Ptrace => Some("ptrace"),
+        BackendChoice::Ebpf => Some("ebpf"),
     };
-    let mut candidates =
-        backends::all().into_iter().filter(|b| name.is_none_or(|name| b.name() == name)).peekable();
+    let mut candidates = backends::all()
+        .into_iter()
+        .filter(|b| b.capabilities().launch && name.is_none_or(|name| b.name() == name))
+        .peekable();
     let kills = matches!(pipeline.on_leak(), OnLeak::Kill | OnLeak::KillTree | OnLeak::Core);
     let mut first = true;
     let mut unavailable = BackendError::Unavailable("no backend works here: see `sockstrace doctor`".into());
@@ -155,7 +164,7 @@ fn check(backend: &dyn Backend, capabilities: Capabilities, pipeline: &Pipeline)
     Ok(())
 }
 
-fn ignore(signal: Signal) -> Result<(), BackendError> {
+pub(crate) fn ignore(signal: Signal) -> Result<(), BackendError> {
     // SAFETY: ignoring is no handler.
     let result = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
     result.map(drop).map_err(BackendError::doing("ignoring a signal"))

@@ -5,7 +5,7 @@ set -eu
 
 # What is needed, as COMMAND=PACKAGE or FILE=PACKAGE: what is there already, from wherever, stays.
 build=(/etc/ssl/certs/ca-certificates.crt=ca-certificates cc=gcc pkg-config=pkg-config
-    /usr/include/seccomp.h=libseccomp-dev)
+    /usr/include/seccomp.h=libseccomp-dev clang=clang llvm-strip=llvm)
 demo=("${build[@]}" make=make unshare=util-linux mount=mount ip=iproute2 curl=curl python3=python3
     microsocks=microsocks)
 test=("${demo[@]}" setpriv=util-linux dash=dash strace=strace gdb=gdb g++=g++ objcopy=binutils eu-stack=elfutils dwz=dwz

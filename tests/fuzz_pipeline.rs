@@ -134,6 +134,8 @@ fn pipeline(options: Options) -> Pipeline {
     let recorder = Recorder::open(Format::Jsonl, Some(Path::new("/dev/null"))).unwrap();
     let pipeline = Pipeline::new(config, recorder, Box::new(|_| ())).unwrap();
     let capabilities = Capabilities {
+        launch: true,
+        watch: false,
         refuse: true,
         perform: true,
         observes_results: false,

@@ -40,6 +40,8 @@ choices! {
         Seccomp = "seccomp",
         /// Ptrace.
         Ptrace = "ptrace",
+        /// Programs in the kernel.
+        Ebpf = "ebpf",
     }
 
     /// `--on-leak`

@@ -6,10 +6,12 @@
 mod choices;
 mod errno;
 mod options;
+mod scope;
 mod unbuilt;
 
 pub use choices::{BackendChoice, Format, Leftover, OnLeak, Stack, Trace};
 pub use options::{Options, Source};
+pub use scope::Watching;
 pub use unbuilt::unbuilt;
 
 use crate::cli::Run;
@@ -51,7 +53,9 @@ pub struct Config {
     pub isolate: bool,
     /// PROGRAM runs in a user namespace of its own.
     pub user_namespace: bool,
-    /// PROGRAM and its arguments; never empty.
+    /// What is watched where there is no PROGRAM (`--all`).
+    pub watching: Option<Watching>,
+    /// PROGRAM and its arguments; empty with `watching` alone.
     pub program: Vec<OsString>,
 }
 
@@ -78,7 +82,12 @@ impl Config {
     pub fn load(run: Run, get: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let layers = layers(run.config, run.options, get)?;
         unbuilt::check(&layers)?;
-        if run.program.is_empty() {
+        let watching = scope::watching(&layers, !run.program.is_empty())?;
+        let backend = choice("backend", layers.backend.as_ref())?;
+        if let (BackendChoice::Ebpf, None, Some(given)) = (backend, &watching, &layers.backend) {
+            return Err(scope::ebpf_watches_only(&given.source));
+        }
+        if run.program.is_empty() && watching.is_none() {
             return Err(ConfigError("PROGRAM is missing: sockstrace [OPTIONS] [--] PROGRAM [ARG]...".into()));
         }
         // Checked though only one value is built.
@@ -87,18 +96,22 @@ impl Config {
         let leak_exit_code = parsed("leak_exit_code", layers.leak_exit_code.as_ref(), exit_code)?;
         Ok(Self {
             policy: policy(&layers)?,
-            backend: choice("backend", layers.backend.as_ref())?,
-            on_leak: choice("on_leak", layers.on_leak.as_ref())?,
+            backend,
+            on_leak: if watching.is_some() { OnLeak::Log } else { choice("on_leak", layers.on_leak.as_ref())? },
             block_errno: block_errno.unwrap_or(Errno::EPERM),
             leftover: choice("leftover", layers.leftover.as_ref())?,
             strict: choice::<Syscalls>("syscalls", layers.syscalls.as_ref())? == Syscalls::Strict,
-            trace: choice("trace", layers.trace.as_ref())?,
+            trace: match &layers.trace {
+                None if watching.is_some() => Trace::All,
+                given => choice("trace", given.as_ref())?,
+            },
             stack: choice("stack", layers.stack.as_ref())?,
             format: choice("format", layers.format.as_ref())?,
             output: layers.output.as_ref().map(output).transpose()?,
             leak_exit_code: leak_exit_code.unwrap_or(DEFAULT_LEAK_EXIT_CODE),
             isolate: isolates(&layers),
             user_namespace: layers.user_namespace.is_some_and(|given| given.value),
+            watching,
             program: run.program,
         })
     }

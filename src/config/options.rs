@@ -97,6 +97,18 @@ options! {
         num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
     all: bool,
 
+    /// With --all: which operations, by the names of their system calls (connect, bind, ...), and set_state
+    /// for TCP's states; separated by commas [default: all]
+    #[arg(value_name = "NAMES", help_heading = "What is watched")]
+    #[serde(deserialize_with = "one_or_many")]
+    calls: Vec<String>,
+
+    /// With --all: only what pid=PID (with its descendants), name=NAME, uid=USER, cgroup=PATH, netns=PATH,
+    /// port=PORT[-PORT] or address=RULE says; repeatable, of one kind each may fit, of several kinds all must
+    #[arg(value_name = "KEY=VALUE", help_heading = "What is watched")]
+    #[serde(deserialize_with = "one_or_many")]
+    filter: Vec<String>,
+
     /// Run PROGRAM in a user namespace of its own, so that an unprivileged sockstrace can read
     /// processes that hide their memory (browsers' sandboxes)
     #[arg(value_name = "BOOL", help_heading = "What is watched",

@@ -106,9 +106,7 @@ fn messages_name_option_value_source_and_what_is_accepted() {
 #[test]
 fn what_is_not_built_is_refused_wherever_it_comes_from() {
     for (variable, value, part) in [
-        ("BACKEND", "ebpf", "--backend ebpf"),
         ("PID", "1", "--pid"),
-        ("ALL", "true", "--all"),
         ("ON_LEAK", "redirect", "--on-leak redirect"),
         ("SOCKS_AUTH", "any", "--socks-auth"),
         ("SOCKS_ISOLATION", "x", "--socks-isolation"),
@@ -147,4 +145,72 @@ fn allow_incoming_implies_block() {
     assert!(config.policy.judges_incoming());
     let unix = Options { allow_incoming: Some(vec!["unix:/x".into()]), ..Options::default() };
     assert!(error(&[], unix).contains("unix:/x"));
+}
+
+fn load_all(options: Options) -> Result<Config, ConfigError> {
+    let run = Run { options: Options { all: Some(true), ..options }, ..Run::default() };
+    Config::load(run, &|_| None)
+}
+
+#[test]
+fn the_whole_machine_is_only_watched() {
+    use sockstrace_backend::observed::SocketCall;
+    let config = load_all(Options::default()).unwrap();
+    let watching = config.watching.unwrap();
+    assert_eq!((config.on_leak, config.trace), (OnLeak::Log, Trace::All));
+    assert_eq!((watching.scope.calls.len(), watching.scope.states), (SocketCall::ALL.len(), true));
+    let some = Options { calls: Some(vec!["connect, bind".into()]), ..Options::default() };
+    let watching = load_all(some).unwrap().watching.unwrap();
+    assert_eq!(watching.scope.calls, [SocketCall::Connect, SocketCall::Bind]);
+    assert!(!watching.scope.states);
+    let filter = |items: &[&str]| {
+        let filter = Some(items.iter().map(|item| (*item).to_owned()).collect());
+        load_all(Options { filter, ..Options::default() }).map(|config| config.watching.unwrap())
+    };
+    let watching = filter(&["uid=7", "uid=root", "name=a,b", "netns=net:[9]", "port=1-5", "address=::1"]).unwrap();
+    let filters = &watching.scope.filters;
+    assert_eq!((&filters.uids[..], &filters.netns[..], &watching.ports[..]), (&[7, 0][..], &[9][..], &[1..=5][..]));
+    assert_eq!(filters.names, ["a,b"]);
+    assert!(watching.addresses.is_some_and(|rules| rules.covers(&Address::Internet("[::1]:9".parse().unwrap()))));
+    for (item, why) in [
+        ("80", "accepted: pid=PID"),
+        ("colour=red", "accepted: pid=PID"),
+        ("pid=0", "no process id"),
+        ("pid=999999999", "no such process"),
+        ("port=9-1", "before it starts"),
+        ("port=http", "no port number"),
+        ("name=a-name-of-18-bytes", "name=a-name-of-18-by"),
+        ("uid=no.such.user", "no such user"),
+        ("cgroup=/tmp", "cgroup2"),
+        ("netns=/nonexistent", "/run/netns"),
+        ("address=example.org", "never resolves"),
+    ] {
+        let error = filter(&[item]).unwrap_err().to_string();
+        assert!(error.starts_with("--filter ") && error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn what_has_no_meaning_beside_all_is_refused() {
+    let refuses = |options: Options, part: &str| {
+        let error = load_all(options).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    let none = Options::default;
+    refuses(Options { on_leak: Some("block".into()), ..none() }, "accepted: log");
+    refuses(Options { backend: Some("ptrace".into()), ..none() }, "accepted: auto, ebpf");
+    refuses(Options { leftover: Some("kill".into()), ..none() }, "--leftover");
+    refuses(Options { calls: Some(vec!["read".into()]), ..none() }, "accepted: bind, connect");
+    refuses(Options { calls: Some(Vec::new()), ..none() }, "names nothing");
+    let program =
+        Run { options: Options { all: Some(true), ..none() }, program: vec!["p".into()], ..Run::default() };
+    assert!(Config::load(program, &|_| None).unwrap_err().to_string().contains("PROGRAM"));
+    for options in [
+        Options { calls: Some(vec!["connect".into()]), ..none() },
+        Options { filter: Some(vec!["uid=0".into()]), ..none() },
+        Options { backend: Some("ebpf".into()), ..none() },
+    ] {
+        assert!(load(None, &[], options).unwrap_err().to_string().contains("--all alone"));
+    }
+    assert!(load_all(Options { backend: Some("ebpf".into()), ..none() }).is_ok());
 }

@@ -7,9 +7,7 @@ use super::options::Layers;
 
 /// Options, spelled as in [`Layers`], with the values that don't work; none named means any.
 const OPTIONS: &[(&str, &[&str])] = &[
-    ("backend", &["ebpf"]),
     ("pid", &[]),
-    ("all", &["true"]),
     ("on_leak", &["redirect"]),
     ("socks_auth", &[]),
     ("socks_isolation", &[]),

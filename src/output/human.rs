@@ -3,7 +3,7 @@
 use super::Output;
 use super::escape::escaped;
 use super::stack::{Paths, Shown, Stacks};
-use crate::event::{Action, Body, Call, Change, Event, Judgement, Process, Summary, Who};
+use crate::event::{Action, Body, Call, Change, Event, Judgement, Process, Summary, TcpState, Who};
 use crate::policy::Class;
 use anstyle::{AnsiColor, Style};
 use nix::sys::signal::Signal;
@@ -106,6 +106,13 @@ impl Human {
         writeln!(lines, "{style:#}")
     }
 
+    fn state(&self, change: &TcpState, lines: &mut Vec<u8>) -> io::Result<()> {
+        let style = self.style(DIM);
+        let TcpState { who, local, remote, old, new, .. } = change;
+        let (old, new) = (old.kernel(), new.kernel());
+        writeln!(lines, "{style}tcp  {local} <-> {remote} {old} -> {new} by {}{style:#}", Actor(who))
+    }
+
     fn summary(&self, summary: &Summary, lines: &mut Vec<u8>) -> io::Result<()> {
         let Summary { events, leaks, processes, dropped, .. } = *summary;
         write!(lines, "sockstrace: ")?;
@@ -175,6 +182,8 @@ impl Output for Human {
         match &event.body {
             Body::Syscall(call) => self.call(call, lines),
             Body::Process(process) => self.process(process, lines),
+            Body::TcpState(change) => self.state(change, lines),
+            Body::Lost(lost) => writeln!(lines, "sockstrace: {} lost here", Count(lost.dropped, "event")),
             Body::Summary(summary) => self.summary(summary, lines),
         }
     }

@@ -1,9 +1,10 @@
-//! `--format sockwho`: `<process-name>/<pid>/<fd> syscall::<name>(<address>) = <return> [ERRNO]`, for
-//! judged calls alone.
+//! `--format sockwho`: `<process-name>/<pid>/<fd> syscall::<name>(<address>) = <return> [ERRNO]` for judged
+//! calls, `<process-name>/<pid> socket::set_state(<local> <-> <remote>) <Old> -> <New>` for TCP's states, and a
+//! comment where events were lost.
 
 use super::Output;
 use super::escape::escaped;
-use crate::event::{Body, Event};
+use crate::event::{Body, Call, Event, TcpState};
 use std::io::{self, Write};
 
 /// The format of sockwho.
@@ -12,32 +13,45 @@ pub struct Sockwho;
 
 impl Output for Sockwho {
     fn write(&mut self, event: &Event, lines: &mut Vec<u8>) -> io::Result<()> {
-        let Body::Syscall(call) = &event.body else {
-            return Ok(());
-        };
-        let name = escaped(call.who.process.as_deref().unwrap_or("?"));
-        write!(lines, "{name}/{}/", call.who.pid)?;
-        match call.fd {
-            Some(fd) => write!(lines, "{fd}")?,
-            None => write!(lines, "-")?,
+        match &event.body {
+            Body::Syscall(call) => write_call(call, lines),
+            Body::TcpState(change) => write_state(change, lines),
+            Body::Lost(lost) => writeln!(lines, "# {} events lost", lost.dropped),
+            Body::Process(_) | Body::Summary(_) => Ok(()),
         }
-        let address = escaped(call.address.as_deref().unwrap_or(""));
-        write!(lines, " syscall::{}({address}) = ", call.syscall)?;
-        match call.returned {
-            Some(value) => write!(lines, "{value}")?,
-            None => write!(lines, "?")?,
-        }
-        match &call.errno {
-            Some(errno) => writeln!(lines, " [{errno}]"),
-            None => writeln!(lines),
-        }
+    }
+}
+
+fn write_state(change: &TcpState, lines: &mut Vec<u8>) -> io::Result<()> {
+    let TcpState { who, local, remote, old, new, .. } = change;
+    let name = escaped(who.process.as_deref().unwrap_or("?"));
+    let (old, new) = (old.joined(), new.joined());
+    writeln!(lines, "{name}/{} socket::set_state({local} <-> {remote}) {old} -> {new}", who.pid)
+}
+
+fn write_call(call: &Call, lines: &mut Vec<u8>) -> io::Result<()> {
+    let name = escaped(call.who.process.as_deref().unwrap_or("?"));
+    write!(lines, "{name}/{}/", call.who.pid)?;
+    match call.fd {
+        Some(fd) => write!(lines, "{fd}")?,
+        None => write!(lines, "-")?,
+    }
+    let address = escaped(call.address.as_deref().unwrap_or(""));
+    write!(lines, " syscall::{}({address}) = ", call.syscall)?;
+    match call.returned {
+        Some(value) => write!(lines, "{value}")?,
+        None => write!(lines, "?")?,
+    }
+    match &call.errno {
+        Some(errno) => writeln!(lines, " [{errno}]"),
+        None => writeln!(lines),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Call, Summary, tests::call};
+    use crate::event::{Lost, Socket, Summary, TcpStateName, Who, tests::call};
 
     fn line(change: impl FnOnce(&mut Call)) -> String {
         let mut lines = Vec::new();
@@ -61,8 +75,23 @@ mod tests {
     }
 
     #[test]
-    fn only_calls_have_lines() {
+    fn states_and_losses_have_lines_and_the_rest_has_none() {
         let mut lines = Vec::new();
+        let change = TcpState {
+            who: Who { pid: 7, process: Some("a\nb".into()), ..Who::default() },
+            socket: Socket { family: "inet".into(), kind: "stream".into(), protocol: Some("tcp".into()) },
+            local: "192.0.2.1:0".into(),
+            remote: "192.0.2.2:443".into(),
+            old: TcpStateName(7),
+            new: TcpStateName(2),
+        };
+        Sockwho.write(&Event::now(Body::TcpState(change)), &mut lines).unwrap();
+        Sockwho.write(&Event::now(Body::Lost(Lost { backend: "ebpf", dropped: 3 })), &mut lines).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&lines).unwrap(),
+            "a\\nb/7 socket::set_state(192.0.2.1:0 <-> 192.0.2.2:443) Close -> SynSent\n# 3 events lost\n"
+        );
+        lines.clear();
         Sockwho.write(&Event::now(Body::Summary(Summary::default())), &mut lines).unwrap();
         assert!(lines.is_empty());
     }

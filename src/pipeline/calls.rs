@@ -473,7 +473,12 @@ fn names_path(kind: &SocketKind, name: &Sockaddr) -> bool {
 }
 
 /// What the kernel makes of an address given with a message.
-fn named_destination(kind: &SocketKind, name: &Sockaddr, flags: i32, found: Option<&Found>) -> Option<Address> {
+pub(super) fn named_destination(
+    kind: &SocketKind,
+    name: &Sockaddr,
+    flags: i32,
+    found: Option<&Found>,
+) -> Option<Address> {
     // TCP heeds it with MSG_FASTOPEN alone (`tcp_sendmsg_locked`, `mptcp_sendmsg_fastopen`).
     let ignores =
         matches!((kind.family, kind.kind), (Family::INET | Family::INET6 | Family::SMC, SocketType::STREAM))

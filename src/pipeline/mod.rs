@@ -5,6 +5,7 @@
 mod calls;
 mod inherited;
 mod isolated;
+mod observed;
 mod traced;
 
 use crate::action::interrupt::Watcher;
@@ -34,6 +35,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use traced::{Before, Traced};
+
+pub use observed::Witness;
 
 /// Who wants to know sockstrace's exit status as soon as PROGRAM has ended.
 pub type OnProgramEnd = Box<dyn Fn(u8) + Send + Sync>;

@@ -49,14 +49,18 @@ pub struct Policy {
 
 /// Rules with the tables to find them by.
 #[derive(Debug)]
-struct Rules {
+pub struct Rules {
     list: Vec<Rule>,
     nets: Nets,
     unix: UnixGlobs,
 }
 
 impl Rules {
-    fn new(list: Vec<Rule>) -> Result<Self, String> {
+    /// Builds the tables.
+    ///
+    /// # Errors
+    /// A message where the rules can't be compiled together.
+    pub fn new(list: Vec<Rule>) -> Result<Self, String> {
         let nets = Nets::new(list.iter().enumerate().filter_map(|(index, rule)| match &rule.target {
             Target::Net(net, ports) => Some((*net, ports.clone(), index)),
             Target::Unix(_) => None,
@@ -69,6 +73,18 @@ impl Rules {
             globs.iter().map(move |glob| (glob.as_str(), index))
         }))?;
         Ok(Self { list, nets, unix })
+    }
+
+    /// Whether one of them covers the address.
+    #[must_use]
+    pub fn covers(&self, address: &Address) -> bool {
+        match address {
+            Address::Internet(address) => {
+                self.nets.find(address.ip().to_canonical(), Some(address.port())).is_some()
+            }
+            Address::Unix(address) => self.unix.find(address).is_some(),
+            _ => false,
+        }
     }
 
     fn text(&self, index: usize) -> Option<&str> {

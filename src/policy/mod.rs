@@ -12,7 +12,7 @@ mod sockets;
 pub mod strict;
 mod unix;
 
-pub use judge::{Policy, PolicyOptions};
+pub use judge::{Policy, PolicyOptions, Rules};
 pub use proxy::{Credentials, Endpoint, Proxy, Scheme, redact};
 pub use rule::Rule;
 

@@ -190,7 +190,7 @@ fn fresh_tcp() -> OwnedFd {
 }
 
 /// Whether the ground truth shows that the vector got through.
-fn arrived(row: &Vector, truth: &Truth, outcome: &Outcome, served: bool) -> bool {
+pub fn arrived(row: &Vector, truth: &Truth, outcome: &Outcome, served: bool) -> bool {
     let holds = |payload: &Vec<u8>| payload.windows(TOKEN.len()).any(|window| window == TOKEN);
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     match row.seen {

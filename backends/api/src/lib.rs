@@ -24,6 +24,7 @@ pub mod filter;
 pub mod job;
 pub mod launch;
 pub mod look;
+pub mod observed;
 pub mod proc;
 pub mod reap;
 pub mod remote;
@@ -39,6 +40,7 @@ pub use launch::Command;
 pub use look::{Halted, Look};
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use observed::{Observer, Scope};
 use remote::{Identity, Remote};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -49,6 +51,10 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent yes/no properties, named at each use")]
 pub struct Capabilities {
+    /// It can run a program ([`Backend::run`]).
+    pub launch: bool,
+    /// It can watch the whole machine ([`Backend::watch`]).
+    pub watch: bool,
     /// A call can be refused with an errno of our choice.
     pub refuse: bool,
     /// A call can be replaced by a result that the supervisor obtained itself.
@@ -354,4 +360,12 @@ pub trait Backend: Send + Sync {
     /// Runs a program to its end (and, with [`Leftover::Wait`], to its last descendant's end), asking
     /// `handler` for each trapped call.
     fn run(&self, command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<Ended, BackendError>;
+
+    /// Watches processes that it did not start until a signal (SIGINT, SIGTERM, SIGHUP) ends that.
+    ///
+    /// # Errors
+    /// Where it can't ([`Capabilities::watch`]), or this machine doesn't let it.
+    fn watch(&self, _: &Scope, _: &dyn Observer) -> Result<(), BackendError> {
+        Err(BackendError::Unavailable(format!("the {} backend can't watch the whole machine", self.name())))
+    }
 }

@@ -91,6 +91,8 @@ impl Backend for PtraceBackend {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            launch: true,
+            watch: false,
             refuse: true,
             perform: true,
             observes_results: true,

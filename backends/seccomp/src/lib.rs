@@ -50,6 +50,8 @@ impl Backend for SeccompBackend {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            launch: true,
+            watch: false,
             refuse: true,
             perform: true,
             observes_results: false,

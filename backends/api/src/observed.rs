@@ -1,0 +1,191 @@
+//! What a backend sees of processes that it doesn't hold up: operations on sockets that have ended, TCP's
+//! states, processes. Nothing here can be answered.
+
+use crate::call::Abi;
+use nix::unistd::Pid;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+macro_rules! socket_calls {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// The operations on sockets that can be watched.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum SocketCall { $($(#[$doc])* $variant,)* }
+
+        impl SocketCall {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The system call's name, as in syscalls(2).
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+socket_calls! {
+    /// bind(2)
+    Bind = "bind",
+    /// connect(2)
+    Connect = "connect",
+    /// listen(2)
+    Listen = "listen",
+    /// accept(2)
+    Accept = "accept",
+    /// accept4(2)
+    Accept4 = "accept4",
+    /// sendto(2), and send(2) where it is a call of its own
+    Sendto = "sendto",
+    /// sendmsg(2)
+    Sendmsg = "sendmsg",
+    /// sendmmsg(2)
+    Sendmmsg = "sendmmsg",
+    /// recvfrom(2), and recv(2) where it is a call of its own
+    Recvfrom = "recvfrom",
+    /// recvmsg(2)
+    Recvmsg = "recvmsg",
+    /// recvmmsg(2)
+    Recvmmsg = "recvmmsg",
+}
+
+/// What is to be watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// These operations.
+    pub calls: Vec<SocketCall>,
+    /// Changes of TCP's states.
+    pub states: bool,
+    /// Only processes that all of these filters let through.
+    pub filters: Filters,
+}
+
+/// Which processes are watched: of each list that isn't empty, one entry must fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filters {
+    /// These processes and their descendants.
+    pub trees: Vec<Pid>,
+    /// The thread's name: at most 15 bytes.
+    pub names: Vec<OsString>,
+    /// Real user ids.
+    pub uids: Vec<u32>,
+    /// Network namespaces of the thread, by the inode numbers of /proc/PID/ns/net.
+    pub netns: Vec<u32>,
+    /// Directories of the cgroup2 file system: the cgroup and those below it.
+    pub cgroups: Vec<PathBuf>,
+}
+
+/// Who did something.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Actor {
+    /// The process; 0 where it isn't known.
+    pub pid: i32,
+    /// The thread.
+    pub tid: i32,
+    /// Its name at that time.
+    pub name: OsString,
+    /// Its real user id.
+    pub uid: u32,
+}
+
+/// A socket's kind, as the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// `AF_*`
+    pub family: i32,
+    /// `SOCK_*`
+    pub kind: i32,
+    /// `IPPROTO_*`
+    pub protocol: i32,
+}
+
+/// How an operation was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// By a system call.
+    Call(Abi),
+    /// By an io_uring.
+    IoUring,
+}
+
+/// Where an address was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It is the copy that the kernel made and used.
+    Kernel,
+    /// The caller's memory: another thread may have changed it since.
+    Memory,
+}
+
+/// An operation that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedCall {
+    /// When.
+    pub time: SystemTime,
+    /// Who.
+    pub actor: Actor,
+    /// What.
+    pub call: SocketCall,
+    /// How.
+    pub interface: Interface,
+    /// The caller's descriptor; `None` for a registered file of an io_uring.
+    pub fd: Option<i32>,
+    /// What it is; `None` where it is no socket.
+    pub socket: Option<Kind>,
+    /// The `sockaddr` that was given, or was received; of a UNIX socket without one that of its peer.
+    pub address: Option<(Vec<u8>, Origin)>,
+    /// The socket's own address, of the internet families.
+    pub local: Option<SocketAddr>,
+    /// The address that it is connected to (of accept: the new socket).
+    pub peer: Option<SocketAddr>,
+    /// `MSG_*`, of a send.
+    pub flags: i32,
+    /// What it gave (negative: −errno). `None` where its thread was killed in it, or a signal interrupted it.
+    pub result: Option<i64>,
+}
+
+/// A change of a TCP state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateChange {
+    /// When.
+    pub time: SystemTime,
+    /// Whose socket it is, as far as that is known.
+    pub actor: Option<Actor>,
+    /// What it is.
+    pub socket: Kind,
+    /// Its own address.
+    pub local: SocketAddr,
+    /// The other's.
+    pub remote: SocketAddr,
+    /// `TCP_*` of <`net/tcp_states.h`>.
+    pub old: u8,
+    /// As `old`.
+    pub new: u8,
+}
+
+/// What a watching backend reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// An operation ended.
+    Call(ObservedCall),
+    /// A TCP connection's state changed.
+    State(StateChange),
+    /// A process runs a new program.
+    Exec(SystemTime, Actor),
+    /// A process ended, with this wait status (wait(2)).
+    Exit(SystemTime, Actor, i32),
+    /// So many of the above were lost since the last report of this.
+    Lost(u64),
+}
+
+/// Whom observations are told. Called by one thread.
+pub trait Observer {
+    /// Something was seen.
+    fn observe(&self, observation: Observation);
+
+    /// Watching has begun: what happens from now on is seen, but for what `limits` says in words for a person.
+    fn begun(&self, limits: &[String]);
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// System calls: their entry, the addresses that the kernel copies in between, and their end.
+#pragma once
+
+#include "emit.h"
+
+INLINE void clear(struct call *call)
+{
+	__builtin_memset(call, 0, __builtin_offsetof(struct call, name));
+}
+
+SECTION("tp_btf/sys_enter") int sys_enter(u64 *context)
+{
+	struct task_struct *task = current_task_direct();
+	struct pt_regs *regs = (struct pt_regs *)context[0];
+	int compat = is_compat(task);
+	u32 tid, tgid, uid, zero = 0;
+	struct call *call;
+	u8 op;
+
+	op = operation_of((u32)context[1], compat);
+	if (op == OP_NONE)
+		return 0;
+	tid = task->pid;
+	tgid = task->tgid;
+	uid = (u32)current_uid_gid();
+	if (!is_wanted(task, tgid, uid, 1))
+		return 0;
+	call = map_lookup(&scratch, &zero);
+	if (!call)
+		return 0;
+	clear(call);
+	call->op = op;
+	call->abi = compat ? ABI_COMPAT : ABI_NATIVE;
+	call->tid = tid;
+	call->tgid = tgid;
+	call->uid = uid;
+	arguments(call->args, regs, compat);
+	if (op == OP_SOCKETCALL && multiplexed(call->args[0]) == OP_NONE)
+		return 0;
+	if (op == OP_SOCKETCALL)
+		take_apart(call);
+	if (call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL) {
+		call->fd = (s32)call->args[0];
+		look_at(call, task);
+		if (call->op == OP_CONNECT || call->op == OP_LISTEN)
+			note_owner(call, (struct sock *)call->sk);
+	}
+	if (map_update(&calls, &tid, call, ANY))
+		count_lost();
+	return 0;
+}
+
+// One record a message; the last one is left to the caller.
+SUBPROGRAM int emit_batch(struct call *call, s64 count)
+{
+	u64 size = call && call->abi == ABI_COMPAT ? 32 : 64;
+	u32 index;
+
+	if (!call)
+		return 0;
+	for (index = 0; index < 1024; index++) {
+		call->name_length = 0;
+		call->source = FROM_NOWHERE;
+		name_from_message(call, call->args[1] + index * size);
+		if ((s64)index + 1 >= count)
+			break;
+		emit_call(call, 0, MORE);
+	}
+	return 0;
+}
+
+SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
+{
+	struct task_struct *task = current_task_direct();
+	u32 tid = task->pid;
+	struct call *call = map_lookup(&calls, &tid);
+	s64 result = (s64)context[1];
+	u32 flags = HAS_RESULT;
+	struct sock *sk;
+
+	if (!call)
+		return 0;
+	if (call->op == OP_SOCKETCALL && take_apart(call)) {
+		call->fd = (s32)call->args[0];
+		look_at(call, task);
+	}
+	if (call->op == OP_IO_URING_ENTER || call->op == OP_SOCKETCALL || !(wanted_ops & (1u << call->op)))
+		goto out;
+	// ERESTARTSYS and its kin: the call comes again, or gives EINTR; which of them isn't known yet.
+	if (result <= -512 && result >= -516)
+		flags = 0;
+	if (call->source == FROM_NOWHERE) {
+		if (takes_message_batch(call->op))
+			emit_batch(call, result);
+		else
+			name_at_exit(call, result);
+	} else {
+		complete_scope(call);
+	}
+	if ((call->op == OP_ACCEPT || call->op == OP_ACCEPT4) && result >= 0) {
+		sk = sock_of_fd(task, (s32)result);
+		if (sk) {
+			call->accepted = (u64)sk;
+			note_owner(call, sk);
+		}
+	}
+	if (call->op == OP_LISTEN && result == 0)
+		note_listener(call);
+	emit_call(call, result, flags);
+out:
+	map_delete(&calls, &tid);
+	return 0;
+}
+
+// The call on whose behalf a hook runs.
+INLINE struct call *call_in_hook(void)
+{
+	struct task_struct *task = current_task();
+	u32 tid = READ(task->pid);
+	struct io_worker *worker;
+	struct io_wq_work *work;
+	struct call *call;
+	u64 request;
+
+	if (READ(task->flags) & PF_IO_WORKER) {
+		worker = READ(task->worker_private);
+		work = READ(worker->cur_work);
+		if (!work)
+			return 0;
+		request = (u64)work - OFFSET_OF(((struct io_kiocb *)0)->work);
+	} else {
+		call = map_lookup(&calls, &tid);
+		if (!call || call->op != OP_IO_URING_ENTER)
+			return call;
+		request = call->request;
+	}
+	return map_lookup(&requests, &request);
+}
+
+INLINE int keep(struct call *call, struct bpf_sock_addr *context, int six, be32 ip4, const be32 *ip6, u16 port)
+{
+	u16 family = six ? AF_INET6 : AF_INET;
+
+	// A further message of the same call.
+	if (call->source == FROM_HOOK && takes_message_batch(call->op)) {
+		complete_scope(call);
+		emit_call(call, 0, MORE);
+	}
+	__builtin_memset(call->name, 0, 28);
+	__builtin_memcpy(call->name, &family, 2);
+	__builtin_memcpy(call->name + 2, &port, 2);
+	if (six) {
+		__builtin_memcpy(call->name + 8, ip6, 16);
+		call->name_length = 28;
+	} else {
+		__builtin_memcpy(call->name + 4, &ip4, 4);
+		call->name_length = 16;
+	}
+	call->source = FROM_HOOK;
+	if (!call->has_socket) {
+		call->has_socket = 1;
+		call->family = context->family;
+		call->type = context->type;
+		call->protocol = context->protocol;
+	}
+	return 1;
+}
+
+INLINE int on_address(struct bpf_sock_addr *context, int six)
+{
+	struct call *call = call_in_hook();
+	be32 ip4 = 0, ip6[4] = {};
+	u16 port = context->user_port;
+
+	if (!call)
+		return 1;
+	if (six) {
+		ip6[0] = context->user_ip6[0];
+		ip6[1] = context->user_ip6[1];
+		ip6[2] = context->user_ip6[2];
+		ip6[3] = context->user_ip6[3];
+	} else {
+		ip4 = context->user_ip4;
+	}
+	return keep(call, context, six, ip4, ip6, port);
+}
+
+#define HOOK(name, six)                                                       \
+	SECTION("cgroup/" #name) int on_##name(struct bpf_sock_addr *context) \
+	{                                                                     \
+		return on_address(context, six);                              \
+	}
+
+HOOK(bind4, 0)
+HOOK(bind6, 1)
+HOOK(connect4, 0)
+HOOK(connect6, 1)
+HOOK(sendmsg4, 0)
+HOOK(sendmsg6, 1)
+HOOK(recvmsg4, 0)
+HOOK(recvmsg6, 1)

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// From a call to the record of it.
+#pragma once
+
+#include "socket.h"
+#include "task.h"
+
+INLINE void count_lost(void)
+{
+	u32 zero = 0;
+	u64 *count = map_lookup(&lost, &zero);
+
+	if (count)
+		*count += 1;
+}
+
+INLINE struct record *reserve(u32 kind)
+{
+	struct record *record = ring_reserve(&ring, sizeof(struct record), 0);
+
+	if (!record) {
+		count_lost();
+		return 0;
+	}
+	__builtin_memset(record, 0, __builtin_offsetof(struct record, name));
+	record->kind = kind;
+	record->time = ktime();
+	return record;
+}
+
+// Copies a sockaddr of `length` bytes from user memory into the call.
+SUBPROGRAM int name_from_user(struct call *call, u64 address, s64 length)
+{
+	u32 bytes;
+
+	if (!call || !address || length <= 0)
+		return 0;
+	bytes = length > (s64)sizeof(call->name) ? sizeof(call->name) : (u32)length;
+	if (bytes > sizeof(call->name))
+		return 0;
+	if (read_user(call->name, bytes, (void *)address))
+		return 0;
+	call->name_length = bytes;
+	call->source = FROM_USER;
+	return 1;
+}
+
+// The name in a struct msghdr at `header`.
+SUBPROGRAM int name_from_message(struct call *call, u64 header)
+{
+	u64 pointer = 0;
+	u32 half = 0;
+	s32 length = 0;
+
+	if (!call)
+		return 0;
+	if (call->abi == ABI_COMPAT) {
+		read_user(&half, 4, (void *)header);
+		pointer = half;
+		read_user(&length, 4, (void *)(header + 4));
+	} else {
+		read_user(&pointer, 8, (void *)header);
+		read_user(&length, 4, (void *)(header + 8));
+	}
+	return name_from_user(call, pointer, length);
+}
+
+INLINE int takes_message_batch(u8 op)
+{
+	return op == OP_SENDMMSG || op == OP_RECVMMSG;
+}
+
+// What the caller gave, or got, where no hook told it: its memory, read at the call's end, when the kernel has
+// just used it.
+SUBPROGRAM int name_at_exit(struct call *call, s64 result)
+{
+	s32 length = 0;
+
+	if (!call)
+		return 0;
+	switch (call->op) {
+	case OP_BIND:
+	case OP_CONNECT:
+		return name_from_user(call, call->args[1], (s32)call->args[2]);
+	case OP_SENDTO:
+		return name_from_user(call, call->args[4], (s32)call->args[5]);
+	case OP_SENDMSG:
+		return name_from_message(call, call->args[1]);
+	case OP_RECVFROM:
+		if (result < 0 || !call->args[4])
+			return 0;
+		read_user(&length, sizeof(length), (void *)call->args[5]);
+		return name_from_user(call, call->args[4], length);
+	case OP_RECVMSG:
+		if (result < 0)
+			return 0;
+		return name_from_message(call, call->args[1]);
+	}
+	return 0;
+}
+
+// A sockaddr_in6 has room for a scope that the hooks don't tell. The caller's memory does, if it still holds
+// the address that the kernel copied.
+SUBPROGRAM int scope_from_user(struct call *call, u64 address)
+{
+	u8 given[28] = {};
+	u64 a, b;
+
+	if (!call || !address || read_user(given, sizeof(given), (void *)address))
+		return 0;
+	if (__builtin_memcmp(given + 2, call->name + 2, 2))
+		return 0;
+	__builtin_memcpy(&a, given + 8, 8);
+	__builtin_memcpy(&b, call->name + 8, 8);
+	if (a != b)
+		return 0;
+	__builtin_memcpy(&a, given + 16, 8);
+	__builtin_memcpy(&b, call->name + 16, 8);
+	if (a != b)
+		return 0;
+	__builtin_memcpy(call->name + 24, given + 24, 4);
+	return 1;
+}
+
+// Link-local unicast, or multicast of interface or link scope: only these heed a scope
+// (`__ipv6_addr_needs_scope_id`).
+INLINE int heeds_scope(struct call *call)
+{
+	u8 first = call->name[8], second = call->name[9];
+
+	if (call->source != FROM_HOOK || call->name_length != 28)
+		return 0;
+	return (first == 0xfe && (second & 0xc0) == 0x80) ||
+	       (first == 0xff && ((second & 0xf) == 1 || (second & 0xf) == 2));
+}
+
+SUBPROGRAM int complete_scope(struct call *call)
+{
+	u64 pointer = 0;
+	u32 half = 0;
+
+	if (!call || !heeds_scope(call) || call->abi == ABI_IO_URING)
+		return 0;
+	switch (call->op) {
+	case OP_BIND:
+	case OP_CONNECT:
+		return scope_from_user(call, call->args[1]);
+	case OP_SENDTO:
+	case OP_RECVFROM:
+		return scope_from_user(call, call->args[4]);
+	default:
+		if (call->abi == ABI_COMPAT) {
+			read_user(&half, 4, (void *)call->args[1]);
+			pointer = half;
+		} else {
+			read_user(&pointer, 8, (void *)call->args[1]);
+		}
+		return scope_from_user(call, pointer);
+	}
+}
+
+INLINE int is_inet(u16 family)
+{
+	return family == AF_INET || family == AF_INET6;
+}
+
+SUBPROGRAM int emit_call(struct call *call, s64 result, u32 flags)
+{
+	struct record *record;
+	struct sock *sk;
+	u32 length;
+
+	if (!call)
+		return 0;
+	record = reserve(KIND_CALL);
+	if (!record)
+		return 0;
+	record->tgid = call->tgid;
+	record->tid = call->tid;
+	record->uid = call->uid;
+	__builtin_memcpy(record->comm, call->comm, sizeof(record->comm));
+	record->result = result;
+	record->fd = call->fd;
+	record->netns = call->netns;
+	record->op = call->op;
+	record->abi = call->abi;
+	record->source = call->source;
+	record->flags = flags;
+	if (call->has_socket) {
+		record->flags |= HAS_SOCKET;
+		record->family = call->family;
+		record->type = call->type;
+		record->protocol = call->protocol;
+	}
+	record->name_length = call->name_length;
+	__builtin_memcpy(record->name, call->name, sizeof(record->name));
+	if (call->op == OP_SENDMSG)
+		record->message_flags = call->args[2];
+	else if (call->op == OP_SENDTO || call->op == OP_SENDMMSG)
+		record->message_flags = call->args[3];
+	sk = (struct sock *)call->sk;
+	if (sk && is_inet(call->family)) {
+		local_of(&record->local, sk, call->family);
+		record->flags |= HAS_LOCAL;
+		if (call->accepted)
+			sk = (struct sock *)call->accepted;
+		peer_of(&record->peer, sk, call->family);
+		if (record->peer.port)
+			record->flags |= HAS_PEER;
+	} else if (sk && call->family == AF_UNIX && !call->name_length) {
+		// The peer's name for what has one; a listening socket's own.
+		if (call->op != OP_LISTEN && call->op != OP_BIND)
+			sk = unix_peer(sk);
+		length = sk ? unix_name(sk, record->name) : 0;
+		if (length && length <= sizeof(record->name)) {
+			record->name_length = length;
+			record->source = FROM_SOCKET;
+		}
+	}
+	ring_submit(record, 0);
+	return 1;
+}
+
+INLINE void note_owner(struct call *call, struct sock *sk)
+{
+	struct owner owner = {};
+	u64 key = (u64)sk;
+
+	if (!key || !is_inet(call->family) || call->type != SOCK_STREAM)
+		return;
+	owner.tgid = call->tgid;
+	owner.tid = call->tid;
+	owner.uid = call->uid;
+	__builtin_memcpy(owner.comm, call->comm, sizeof(owner.comm));
+	map_update(&owners, &key, &owner, ANY);
+}
+
+INLINE void note_listener(struct call *call)
+{
+	struct sock *sk = (struct sock *)call->sk;
+	struct owner owner = {};
+	struct port port = {};
+
+	if (!sk || !is_inet(call->family))
+		return;
+	port.netns = netns_of_sock(sk);
+	port.number = READ(sk->__sk_common.skc_num);
+	owner.tgid = call->tgid;
+	owner.tid = call->tid;
+	owner.uid = call->uid;
+	__builtin_memcpy(owner.comm, call->comm, sizeof(owner.comm));
+	map_update(&listeners, &port, &owner, ANY);
+}
+
+// Fills in what is known of the caller and the socket behind call->fd.
+INLINE void look_at(struct call *call, struct task_struct *task)
+{
+	struct sock *sk;
+
+	current_comm(call->comm, sizeof(call->comm));
+	sk = sock_of_fd(task, call->fd);
+	call->sk = (u64)sk;
+	call->has_socket = 0;
+	call->netns = 0;
+	if (sk) {
+		call->has_socket = 1;
+		call->family = family_of(sk);
+		call->type = READ(sk->sk_type);
+		call->protocol = READ(sk->sk_protocol);
+		call->netns = netns_of_sock(sk);
+	} else {
+		call->netns = netns_of(task);
+	}
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The kernel's helper functions by their numbers (`__BPF_FUNC_MAPPER` of <linux/bpf.h>).
+#pragma once
+
+#include "kernel.h"
+
+#define SECTION(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+#define SUBPROGRAM static __attribute__((noinline))
+
+static void *(*map_lookup)(void *map, const void *key) = (void *)1;
+static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static long (*map_delete)(void *map, const void *key) = (void *)3;
+static u64 (*ktime)(void) = (void *)5;
+static u64 (*current_uid_gid)(void) = (void *)15;
+static long (*current_comm)(void *buffer, u32 size) = (void *)16;
+static struct task_struct *(*current_task)(void) = (void *)35;
+// As current_task, but for tracing programs, which may look into it directly.
+static struct task_struct *(*current_task_direct)(void) = (void *)158;
+static long (*current_under_cgroup)(void *map, u32 index) = (void *)37;
+static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
+static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
+static long (*seq_write)(struct seq_file *seq, const void *data, u32 size) = (void *)127;
+static void *(*ring_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
+static void (*ring_submit)(void *record, u64 flags) = (void *)132;
+
+// A field of a kernel structure, zero where it can't be read.
+#define READ(field)                                                                                     \
+	({                                                                                              \
+		typeof(field) value_;                                                                   \
+		__builtin_memset(&value_, 0, sizeof(value_));                                           \
+		read_kernel(&value_, sizeof(value_), (void *)__builtin_preserve_access_index(&(field))); \
+		value_;                                                                                 \
+	})
+
+#define EXISTS(field) __builtin_preserve_field_info(field, 2)
+#define SIZE_OF(field) __builtin_preserve_field_info(field, 1)
+#define OFFSET_OF(field) __builtin_preserve_field_info(field, 0)
+
+// Map definitions, as BTF says them.
+#define TYPE(number) int(*type)[number]
+#define ENTRIES(number) int(*max_entries)[number]
+#define MAP SECTION(".maps")
+
+enum {
+	MAP_HASH = 1,
+	MAP_ARRAY = 2,
+	MAP_PERCPU_ARRAY = 6,
+	MAP_CGROUP_ARRAY = 8,
+	MAP_LRU_HASH = 9,
+	MAP_RINGBUF = 27,
+};
+
+#define ANY 0

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// io_uring: operations without system calls. A request is followed from its submission to its completion; the
+// hooks in between tell its address, on the submitting thread, the ring's own, or a worker.
+#pragma once
+
+#include "emit.h"
+
+// enum io_uring_op of <linux/io_uring.h>
+INLINE u8 operation_of_request(u8 opcode)
+{
+	switch (opcode) {
+	case 9: // SENDMSG
+	case 48: // SENDMSG_ZC
+		return OP_SENDMSG;
+	case 10: // RECVMSG
+		return OP_RECVMSG;
+	case 13: // ACCEPT
+		return OP_ACCEPT;
+	case 16: // CONNECT
+		return OP_CONNECT;
+	case 26: // SEND
+	case 47: // SEND_ZC
+		return OP_SENDTO;
+	case 27: // RECV
+	case 58: // RECV_ZC
+		return OP_RECVFROM;
+	case 56: // BIND
+		return OP_BIND;
+	case 57: // LISTEN
+		return OP_LISTEN;
+	default:
+		return OP_NONE;
+	}
+}
+
+SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
+{
+	struct io_kiocb *request = (struct io_kiocb *)context[0];
+	struct task_struct *task = current_task_direct();
+	u64 key = (u64)request;
+	u8 op = operation_of_request(READ(request->opcode));
+	u32 tid = READ(task->pid), tgid, uid, zero = 0;
+	struct call *call, *thread;
+
+	if (op == OP_NONE)
+		return 0;
+	tgid = READ(task->tgid);
+	uid = (u32)current_uid_gid();
+	if (!is_wanted(task, tgid, uid, 1))
+		return 0;
+	call = map_lookup(&scratch, &zero);
+	if (!call)
+		return 0;
+	thread = map_lookup(&calls, &tid);
+	if (thread) {
+		thread->request = key;
+	} else {
+		// The ring's own thread (SQPOLL), which enters no system call.
+		clear(call);
+		call->op = OP_IO_URING_ENTER;
+		call->request = key;
+		map_update(&calls, &tid, call, ANY);
+	}
+	clear(call);
+	call->op = op;
+	call->abi = ABI_IO_URING;
+	call->tid = tid;
+	call->tgid = tgid;
+	call->uid = uid;
+	// A registered file's index is no descriptor (REQ_F_FIXED_FILE is bit 0).
+	call->fd = READ(request->flags) & 1 ? -1 : READ(request->cqe.fd);
+	look_at(call, task);
+	if (op == OP_CONNECT || op == OP_LISTEN)
+		note_owner(call, (struct sock *)call->sk);
+	if (map_update(&requests, &key, call, ANY))
+		count_lost();
+	return 0;
+}
+
+SECTION("tp_btf/io_uring_complete") int request_complete(u64 *context)
+{
+	struct io_kiocb *request = (struct io_kiocb *)context[1];
+	u64 key = (u64)request;
+	struct call *call = map_lookup(&requests, &key);
+	struct task_struct *task = current_task_direct();
+	struct sock *sk;
+	s64 result;
+
+	if (!call)
+		return 0;
+	result = READ(request->cqe.res);
+	if (call->op == OP_ACCEPT && result >= 0 && READ(task->tgid) == call->tgid) {
+		sk = sock_of_fd(task, (s32)result);
+		if (sk) {
+			call->accepted = (u64)sk;
+			note_owner(call, sk);
+		}
+	}
+	if (call->op == OP_LISTEN && result == 0)
+		note_listener(call);
+	if (wanted_ops & (1u << call->op))
+		emit_call(call, result, HAS_RESULT);
+	map_delete(&requests, &key);
+	return 0;
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The kernel's structures, as far as they are looked at. Offsets are not taken from here: every access is
+// relocated against the running kernel's BTF when the programs are loaded (CO-RE), so that a structure needs
+// only the fields that are used, in any order.
+#pragma once
+
+typedef signed char s8;
+typedef unsigned char u8;
+typedef short s16;
+typedef unsigned short u16;
+typedef int s32;
+typedef unsigned int u32;
+typedef long long s64;
+typedef unsigned long long u64;
+
+typedef u16 be16;
+typedef u32 be32;
+
+#define RELOCATED __attribute__((preserve_access_index))
+
+#define AF_UNIX 1
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+#define PF_EXITING 0x00000004
+#define PF_IO_WORKER 0x00000010
+
+enum tcp_state { TCP_ESTABLISHED = 1, TCP_SYN_SENT = 2, TCP_SYN_RECV = 3, TCP_CLOSE = 7, TCP_LISTEN = 10 };
+
+#if defined(__TARGET_ARCH_x86)
+struct thread_info {
+	unsigned long flags;
+	u32 status;
+} RELOCATED;
+
+struct pt_regs {
+	unsigned long bp, r10, r9, r8, ax, cx, dx, si, di, bx, orig_ax;
+} RELOCATED;
+#elif defined(__TARGET_ARCH_arm64)
+struct thread_info {
+	unsigned long flags;
+} RELOCATED;
+
+struct user_pt_regs {
+	u64 regs[31];
+} RELOCATED;
+
+struct pt_regs {
+	union {
+		struct user_pt_regs user_regs;
+		struct {
+			u64 regs[31];
+		};
+	};
+} RELOCATED;
+#endif
+
+struct ns_common {
+	u32 inum;
+} RELOCATED;
+
+struct net {
+	struct ns_common ns;
+} RELOCATED;
+
+struct nsproxy {
+	struct net *net_ns;
+} RELOCATED;
+
+typedef struct {
+	u32 val;
+} kuid_t;
+
+struct cred {
+	kuid_t uid;
+} RELOCATED;
+
+struct inode {
+	u16 i_mode;
+} RELOCATED;
+
+struct file {
+	struct inode *f_inode;
+	void *private_data;
+} RELOCATED;
+
+struct fdtable {
+	u32 max_fds;
+	struct file **fd;
+} RELOCATED;
+
+struct files_struct {
+	struct fdtable *fdt;
+} RELOCATED;
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct signal_struct {
+	atomic_t live;
+	int group_exit_code;
+} RELOCATED;
+
+struct task_struct {
+	struct thread_info thread_info;
+	u32 flags;
+	u32 pid;
+	u32 tgid;
+	s32 exit_code;
+	char comm[16];
+	struct files_struct *files;
+	struct nsproxy *nsproxy;
+	struct cred *cred;
+	struct signal_struct *signal;
+	void *worker_private;
+} RELOCATED;
+
+struct in6_addr {
+	union {
+		u8 u6_addr8[16];
+	} in6_u;
+} RELOCATED;
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct sock_common {
+	u16 skc_family;
+	u8 skc_state;
+	int skc_bound_dev_if;
+	be32 skc_daddr;
+	be32 skc_rcv_saddr;
+	be16 skc_dport;
+	u16 skc_num;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+} RELOCATED;
+
+struct sock {
+	struct sock_common __sk_common;
+	u16 sk_type;
+	u16 sk_protocol;
+} RELOCATED;
+
+struct inet_sock {
+	be16 inet_sport;
+} RELOCATED;
+
+struct socket {
+	s16 type;
+	struct sock *sk;
+} RELOCATED;
+
+struct sockaddr_un {
+	u16 sun_family;
+	char sun_path[108];
+} RELOCATED;
+
+struct unix_address {
+	int len;
+	struct sockaddr_un name[0];
+} RELOCATED;
+
+struct unix_sock {
+	struct sock sk;
+	struct unix_address *addr;
+	struct sock *peer;
+} RELOCATED;
+
+struct io_cqe {
+	s32 res;
+	union {
+		u32 flags;
+		int fd;
+	};
+} RELOCATED;
+
+struct io_wq_work {
+	int cancel_seq;
+} RELOCATED;
+
+struct io_kiocb {
+	u8 opcode;
+	u64 flags;
+	struct io_cqe cqe;
+	struct io_wq_work work;
+} RELOCATED;
+
+struct io_worker {
+	struct io_wq_work *cur_work;
+} RELOCATED;
+
+struct linux_binprm {
+	const char *filename;
+} RELOCATED;
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+} RELOCATED;
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	u32 fd;
+	struct file *file;
+} RELOCATED;
+
+// From <linux/bpf.h>: fixed, not relocated.
+struct bpf_sock;
+struct bpf_sock_addr {
+	u32 user_family;
+	be32 user_ip4;
+	be32 user_ip6[4];
+	u32 user_port;
+	u32 family;
+	u32 type;
+	u32 protocol;
+	be32 msg_src_ip4;
+	be32 msg_src_ip6[4];
+	union {
+		struct bpf_sock *sk;
+		u64 : 64;
+	} __attribute__((aligned(8)));
+};

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "helpers.h"
+#include "shared.h"
+
+// Our own thread group, which is never reported.
+const volatile u32 own_tgid;
+// Which of the filter maps decide (`enum filter`).
+const volatile u32 filters;
+const volatile u32 cgroup_count;
+// Which operations are reported, one bit each (1 << op).
+const volatile u32 wanted_ops;
+const volatile u32 wanted_states;
+const volatile u32 wanted_processes;
+
+// A call on its way, between its thread's entry and exit, or an io_uring request between submission and
+// completion.
+struct call {
+	u64 args[6];
+	u64 sk;
+	// The io_uring request that the thread issues.
+	u64 request;
+	// The socket that accept gave.
+	u64 accepted;
+	s32 fd;
+	u32 tgid;
+	u32 tid;
+	u32 uid;
+	u8 comm[16];
+	u8 op;
+	u8 abi;
+	u8 source;
+	u8 has_socket;
+	u16 family;
+	u16 type;
+	u16 protocol;
+	u16 name_length;
+	u32 netns;
+	u8 name[128];
+};
+
+// Who uses a socket: for what happens to it when nobody calls.
+struct owner {
+	u32 tgid;
+	u32 tid;
+	u32 uid;
+	u8 comm[16];
+};
+
+struct port {
+	u32 netns;
+	u32 number;
+};
+
+struct {
+	TYPE(MAP_RINGBUF);
+	ENTRIES(8 << 20);
+} ring MAP;
+
+// Records that the ring had no room for.
+struct {
+	TYPE(MAP_PERCPU_ARRAY);
+	ENTRIES(1);
+	u32 *key;
+	u64 *value;
+} lost MAP;
+
+struct {
+	TYPE(MAP_HASH);
+	ENTRIES(32768);
+	u32 *key;
+	struct call *value;
+} calls MAP;
+
+struct {
+	TYPE(MAP_LRU_HASH);
+	ENTRIES(16384);
+	u64 *key;
+	struct call *value;
+} requests MAP;
+
+// Large values are put together here: the stack has 512 bytes.
+struct {
+	TYPE(MAP_PERCPU_ARRAY);
+	ENTRIES(1);
+	u32 *key;
+	struct call *value;
+} scratch MAP;
+
+struct {
+	TYPE(MAP_PERCPU_ARRAY);
+	ENTRIES(1);
+	u32 *key;
+	struct record *value;
+} scratch_record MAP;
+
+struct {
+	TYPE(MAP_LRU_HASH);
+	ENTRIES(65536);
+	u64 *key;
+	struct owner *value;
+} owners MAP;
+
+struct {
+	TYPE(MAP_LRU_HASH);
+	ENTRIES(4096);
+	struct port *key;
+	struct owner *value;
+} listeners MAP;
+
+// Operations by system call number: the machine's own interface, and i386's.
+struct {
+	TYPE(MAP_ARRAY);
+	ENTRIES(512);
+	u32 *key;
+	u8 *value;
+} native_calls MAP;
+
+struct {
+	TYPE(MAP_ARRAY);
+	ENTRIES(512);
+	u32 *key;
+	u8 *value;
+} compat_calls MAP;
+
+// Filters.
+struct {
+	TYPE(MAP_HASH);
+	ENTRIES(65536);
+	u32 *key;
+	u8 *value;
+} tree MAP;
+
+struct {
+	TYPE(MAP_HASH);
+	ENTRIES(256);
+	u32 *key;
+	u8 *value;
+} uids MAP;
+
+struct {
+	TYPE(MAP_HASH);
+	ENTRIES(256);
+	u32 *key;
+	u8 *value;
+} netnses MAP;
+
+struct name {
+	u8 text[16];
+};
+
+struct {
+	TYPE(MAP_HASH);
+	ENTRIES(256);
+	struct name *key;
+	u8 *value;
+} names MAP;
+
+struct {
+	TYPE(MAP_CGROUP_ARRAY);
+	ENTRIES(64);
+	u32 *key;
+	u32 *value;
+} cgroups MAP;

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Threads and processes: born, exec'd, gone.
+#pragma once
+
+#include "emit.h"
+
+INLINE void emit_process(u32 kind, struct task_struct *task, s64 value)
+{
+	struct record *record;
+
+	if (!wanted_processes)
+		return;
+	record = reserve(kind);
+	if (!record)
+		return;
+	record->tgid = READ(task->tgid);
+	record->tid = READ(task->pid);
+	record->uid = uid_of(task);
+	read_kernel(record->comm, sizeof(record->comm), (void *)__builtin_preserve_access_index(&task->comm));
+	record->result = value;
+	ring_submit(record, 0);
+}
+
+SECTION("tp_btf/sched_process_fork") int process_fork(u64 *context)
+{
+	struct task_struct *parent = (struct task_struct *)context[0];
+	struct task_struct *child = (struct task_struct *)context[1];
+	u32 from = READ(parent->tgid), to = READ(child->tgid);
+	u8 one = 1;
+
+	if (from == to)
+		return 0;
+	if (filters & BY_TREE) {
+		if (!map_lookup(&tree, &from))
+			return 0;
+		if (map_update(&tree, &to, &one, ANY))
+			count_lost();
+	}
+	return 0;
+}
+
+SECTION("tp_btf/sched_process_exec") int process_exec(u64 *context)
+{
+	struct task_struct *task = (struct task_struct *)context[0];
+
+	if (is_wanted(task, READ(task->tgid), uid_of(task), 1))
+		emit_process(KIND_EXEC, task, 0);
+	return 0;
+}
+
+SECTION("tp_btf/sched_process_exit") int process_exit(u64 *context)
+{
+	struct task_struct *task = (struct task_struct *)context[0];
+	u32 tid = READ(task->pid), tgid = READ(task->tgid);
+	struct call *call = map_lookup(&calls, &tid);
+	struct signal_struct *signal;
+	int code;
+
+	if (call) {
+		// Killed in it.
+		if (call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL && (wanted_ops & (1u << call->op))) {
+			if (call->source == FROM_NOWHERE && !takes_message_batch(call->op))
+				name_at_exit(call, -1);
+			emit_call(call, 0, 0);
+		}
+		map_delete(&calls, &tid);
+	}
+	// The process ends with its last thread, in whatever order they go.
+	signal = READ(task->signal);
+	if (READ(signal->live.counter) != 0)
+		return 0;
+	code = READ(signal->group_exit_code);
+	if (is_wanted(task, tgid, uid_of(task), 1))
+		emit_process(KIND_EXIT, task, code ? code : READ(task->exit_code));
+	if (filters & BY_TREE)
+		map_delete(&tree, &tgid);
+	return 0;
+}

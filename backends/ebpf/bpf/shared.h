@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What programs and the backend say to each other. src/record.rs mirrors it; a test compares the sizes.
+#pragma once
+
+#include "kernel.h"
+
+enum operation {
+	OP_NONE,
+	OP_BIND,
+	OP_CONNECT,
+	OP_LISTEN,
+	OP_ACCEPT,
+	OP_ACCEPT4,
+	OP_SENDTO,
+	OP_SENDMSG,
+	OP_SENDMMSG,
+	OP_RECVFROM,
+	OP_RECVMSG,
+	OP_RECVMMSG,
+	// i386: which operation it is stands in its first argument.
+	OP_SOCKETCALL,
+	OP_IO_URING_ENTER,
+};
+
+enum abi { ABI_NATIVE, ABI_COMPAT, ABI_IO_URING };
+
+enum kind { KIND_CALL = 1, KIND_TCP_STATE, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_SOCKET };
+
+// Where an address comes from.
+enum source {
+	FROM_NOWHERE,
+	// The copy that the kernel made and uses (cgroup hooks).
+	FROM_HOOK,
+	// The kernel's socket.
+	FROM_SOCKET,
+	// The caller's memory, read at the call's end.
+	FROM_USER,
+};
+
+enum flag {
+	// The call ended; without it its thread did, or a further address follows.
+	HAS_RESULT = 1,
+	HAS_SOCKET = 2,
+	HAS_LOCAL = 4,
+	HAS_PEER = 8,
+	// More addresses of the same call follow (sendmmsg, recvmmsg).
+	MORE = 16,
+};
+
+struct endpoint {
+	u8 ip[16];
+	be16 port;
+	u16 family;
+	u32 scope;
+};
+
+struct record {
+	u32 kind;
+	u32 tgid;
+	u32 tid;
+	u32 uid;
+	u64 time;
+	// The call's value; old and new state; an exit code; a parent's thread group.
+	s64 result;
+	u8 comm[16];
+	s32 fd;
+	u32 netns;
+	u16 family;
+	u16 type;
+	u16 protocol;
+	u16 name_length;
+	u8 op;
+	u8 abi;
+	u8 source;
+	u8 flags;
+	// Of a send: MSG_*.
+	u32 message_flags;
+	struct endpoint local;
+	struct endpoint peer;
+	// A sockaddr.
+	u8 name[128];
+};
+
+// Settings, fixed when the programs are loaded.
+enum filter { BY_TREE = 1, BY_UID = 2, BY_NETNS = 4, BY_NAME = 8, BY_CGROUP = 16 };

@@ -1,0 +1,80 @@
+//! The eBPF backend: programs in the kernel report what processes do with sockets, of the whole machine.
+//!
+//! The programs are written in C (`bpf/`), compiled by clang when the crate is built, and relocated against
+//! the running kernel's BTF when they are loaded. No kprobes, nothing pinned: when this process ends, however
+//! that comes about, they are gone.
+//!
+//! # Where addresses come from
+//!
+//! A tracepoint that reads the caller's memory reads what may have changed since the kernel did, or is not
+//! there yet. So the point of truth is the cgroup hooks on `bind`, `connect`, `sendmsg` and `recvmsg` of
+//! internet sockets: what they are given is the kernel's own copy, whatever interface the call came by. They
+//! are attached at the root of the cgroup hierarchy, because a socket keeps the cgroup that it was made in.
+//! Between a system call's entry and its exit (`raw_syscalls`), the thread's call is kept in a map; the hooks
+//! put the address there, and the exit adds the result and reports it. Peers come from the kernel's socket,
+//! names of UNIX sockets too. What is left (other families, UNIX paths, addresses that the kernel refused) is
+//! read from the caller's memory at the call's end, when the kernel has just used it.
+//!
+//! # Limits
+//!
+//! - It reports; it can't refuse anything yet.
+//! - Process ids are those of the initial pid namespace.
+//! - io_uring: Linux 6.3; of multishot requests the last completion alone.
+//! - x32 calls are not seen.
+
+mod calls;
+mod cgroup;
+mod probe;
+mod programs;
+mod record;
+mod translate;
+mod tree;
+mod watch;
+
+use sockstrace_backend::observed::{Observer, Scope};
+use sockstrace_backend::{Backend, BackendError, Capabilities, Command, Ended, Finding, Handler, Plan};
+use std::sync::Arc;
+
+/// The backend.
+#[derive(Debug, Default)]
+pub struct EbpfBackend;
+
+impl EbpfBackend {
+    /// Makes it; nothing happens before [`Backend::watch`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Backend for EbpfBackend {
+    fn name(&self) -> &'static str {
+        "ebpf"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            launch: false,
+            watch: true,
+            refuse: false,
+            perform: false,
+            observes_results: true,
+            attach: false,
+            reports_processes: true,
+            looks: false,
+            repeats: false,
+        }
+    }
+
+    fn probe(&self) -> Vec<Finding> {
+        probe::findings()
+    }
+
+    fn run(&self, _: &Command, _: &Plan, _: Arc<dyn Handler>) -> Result<Ended, BackendError> {
+        Err(BackendError::Unavailable("the ebpf backend can't run a program: use it with --all".into()))
+    }
+
+    fn watch(&self, scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError> {
+        watch::watch(scope, observer)
+    }
+}

@@ -1,0 +1,110 @@
+//! What this kernel and this user can do: for `sockstrace doctor`, by loading what would be used.
+
+use crate::cgroup;
+use crate::programs::{HOOKS, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK};
+use nix::unistd::Pid;
+use sockstrace_backend::observed::{Filters, Scope};
+use sockstrace_backend::proc::Status;
+use sockstrace_backend::{BackendError, Finding};
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Capabilities: number (<linux/capability.h>), name, what for.
+const CAPABILITIES: [(u32, &str, &str); 3] = [
+    (39, "CAP_BPF", "programs and maps"),
+    (38, "CAP_PERFMON", "tracepoints, and reading the kernel's memory"),
+    (12, "CAP_NET_ADMIN", "cgroup hooks on addresses"),
+];
+
+/// Looks at everything the backend needs.
+pub fn findings() -> Vec<Finding> {
+    let mut findings = vec![built(), btf()];
+    findings.extend(capabilities());
+    findings.push(cgroup_root());
+    if findings.iter().all(|finding| finding.works != Some(false)) {
+        findings.extend(programs());
+    }
+    findings
+}
+
+/// Says the first thing that is missing.
+pub fn require() -> Result<(), BackendError> {
+    let mut needed = vec![built(), btf()];
+    needed.extend(capabilities());
+    needed.push(cgroup_root());
+    match needed.into_iter().find(|finding| finding.works == Some(false)) {
+        Some(missing) => Err(BackendError::Unavailable(format!("{}: {}", missing.what, missing.detail))),
+        None => Ok(()),
+    }
+}
+
+fn finding(what: impl Into<String>, works: Option<bool>, detail: impl Into<String>) -> Finding {
+    Finding { what: what.into(), works, detail: detail.into() }
+}
+
+fn built() -> Finding {
+    match OBJECT {
+        Some(_) => finding("BPF programs", Some(true), "built in"),
+        None => finding("BPF programs", Some(false), NO_PROGRAMS),
+    }
+}
+
+fn btf() -> Finding {
+    match std::fs::metadata(BTF) {
+        Ok(_) => finding("the kernel's BTF", Some(true), BTF),
+        Err(error) => finding("the kernel's BTF", Some(false), format!("{BTF}: {error} (CONFIG_DEBUG_INFO_BTF)")),
+    }
+}
+
+fn capabilities() -> Vec<Finding> {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let effective = Status::of(Pid::this()).map_or(0, |status| status.capabilities);
+    let has = |number: u32| effective & (1_u64 << number) != 0;
+    let row = |(number, name, purpose): (u32, &str, &str)| {
+        // As before Linux 5.8, CAP_SYS_ADMIN stands for the first two.
+        let there = has(number) || (number > 37 && has(CAP_SYS_ADMIN));
+        let detail = if there { purpose.into() } else { format!("for {purpose}: run sockstrace as root") };
+        finding(name, Some(there), detail)
+    };
+    CAPABILITIES.into_iter().map(row).collect()
+}
+
+fn cgroup_root() -> Finding {
+    match cgroup::root() {
+        Some(path) => finding("cgroup2", Some(true), path.display().to_string()),
+        None => finding("cgroup2", Some(false), cgroup::MISSING),
+    }
+}
+
+/// Loads each program, attaches none.
+fn programs() -> Vec<Finding> {
+    let scope = Scope { calls: Vec::new(), states: false, filters: Filters::default() };
+    let mut programs = match Programs::load(&scope) {
+        Ok(programs) => programs,
+        Err(error) => return vec![finding("BPF maps", Some(false), error.to_string())],
+    };
+    let mut findings = vec![finding("BPF maps", Some(true), "made in a trial")];
+    for (program, tracepoint, need) in TRACEPOINTS {
+        let loaded = programs.load_tracepoint(program, tracepoint);
+        findings.push(match (loaded, need) {
+            (Ok(()), _) => finding(format!("tp_btf/{tracepoint}"), Some(true), "loaded in a trial"),
+            (Err(why), Need::Must) => finding(format!("tp_btf/{tracepoint}"), Some(false), why),
+            (Err(why), Need::May(loss)) => finding(format!("tp_btf/{tracepoint}"), None, format!("{why}: {loss}")),
+        });
+    }
+    for hook in HOOKS {
+        let name = format!("cgroup/{}", hook.trim_start_matches("on_"));
+        findings.push(match programs.load_hook(hook) {
+            Ok(()) => finding(name, Some(true), "loaded in a trial"),
+            Err(why) => finding(name, None, format!("{why}: {WITHOUT_HOOK}")),
+        });
+    }
+    findings.push(match programs.load_iterator() {
+        Ok(()) => finding("iter/task_file", Some(true), "loaded in a trial"),
+        Err(why) => {
+            let loss = "whose a TCP connection is that exists already is not known";
+            finding("iter/task_file", None, format!("{why}: {loss}"))
+        }
+    });
+    findings
+}

@@ -1,0 +1,305 @@
+//! The programs: loaded, and attached by descriptors, so that they go when this process does.
+
+use crate::calls;
+use aya::maps::{Array, CgroupArray, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Iter};
+use aya::{Btf, Ebpf, EbpfLoader};
+use nix::errno::Errno;
+use sockstrace_backend::BackendError;
+use sockstrace_backend::observed::Scope;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+/// The tracepoints, with the program for each: without the first ones nothing is seen.
+pub const TRACEPOINTS: [(&str, &str, Need); 8] = [
+    ("sys_enter", "sys_enter", Need::Must),
+    ("sys_exit", "sys_exit", Need::Must),
+    ("process_exit", "sched_process_exit", Need::Must),
+    ("process_fork", "sched_process_fork", Need::Must),
+    ("process_exec", "sched_process_exec", Need::Must),
+    ("set_state", "inet_sock_set_state", Need::May("TCP states are not seen")),
+    ("request_submit", "io_uring_submit_req", Need::May("io_uring operations are not seen")),
+    ("request_complete", "io_uring_complete", Need::May("io_uring operations are not seen")),
+];
+
+/// The hooks on internet addresses.
+pub const HOOKS: [&str; 8] = [
+    "on_bind4",
+    "on_bind6",
+    "on_connect4",
+    "on_connect6",
+    "on_sendmsg4",
+    "on_sendmsg6",
+    "on_recvmsg4",
+    "on_recvmsg6",
+];
+
+/// What is lost without a hook.
+pub const WITHOUT_HOOK: &str = "addresses are read from the caller's memory, which another thread may change";
+
+/// Whether a program can be done without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// No.
+    Must,
+    /// Yes, but this is lost.
+    May(&'static str),
+}
+
+/// What the compiled programs are; nothing where the crate was built without clang.
+#[cfg(have_programs)]
+pub const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/watch.bpf.o")));
+#[cfg(not(have_programs))]
+pub const OBJECT: Option<&[u8]> = None;
+
+/// Why there are no programs.
+pub const NO_PROGRAMS: &str =
+    "sockstrace was built without clang, and so without its BPF programs: install clang and build again";
+
+/// Programs in the kernel.
+pub struct Programs {
+    bpf: Ebpf,
+    btf: Btf,
+    /// What could not be loaded or attached, and what that means.
+    pub limits: Vec<String>,
+}
+
+/// The settings that the programs are loaded with.
+#[derive(Debug, Clone, Copy, Default)]
+struct Settings {
+    filters: u32,
+    cgroup_count: u32,
+    wanted_ops: u32,
+    wanted_states: u32,
+}
+
+impl Settings {
+    fn of(scope: &Scope) -> Self {
+        let filters = &scope.filters;
+        // `enum filter` of bpf/shared.h.
+        let bits = [
+            (1, !filters.trees.is_empty()),
+            (2, !filters.uids.is_empty()),
+            (4, !filters.netns.is_empty()),
+            (8, !filters.names.is_empty()),
+            (16, !filters.cgroups.is_empty()),
+        ];
+        Self {
+            filters: bits.iter().filter(|(_, on)| *on).fold(0, |sum, (bit, _)| sum | bit),
+            cgroup_count: filters.cgroups.len() as u32,
+            wanted_ops: scope.calls.iter().fold(0, |sum, call| sum | (1 << calls::code(*call))),
+            wanted_states: u32::from(scope.states),
+        }
+    }
+}
+
+impl Programs {
+    /// Loads the object with its maps; no program runs yet.
+    pub fn load(scope: &Scope) -> Result<Self, BackendError> {
+        let object = OBJECT.ok_or_else(|| BackendError::Unavailable(NO_PROGRAMS.into()))?;
+        let btf = Btf::from_sys_fs().map_err(|error| {
+            let why =
+                format!("the kernel's BTF (/sys/kernel/btf/vmlinux, CONFIG_DEBUG_INFO_BTF) is missing: {error}");
+            BackendError::Unavailable(why)
+        })?;
+        let settings = Settings::of(scope);
+        let own = std::process::id();
+        let bpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .override_global("own_tgid", &own, true)
+            .override_global("filters", &settings.filters, true)
+            .override_global("cgroup_count", &settings.cgroup_count, true)
+            .override_global("wanted_ops", &settings.wanted_ops, true)
+            .override_global("wanted_states", &settings.wanted_states, true)
+            .override_global("wanted_processes", &1_u32, true)
+            .load(object)
+            .map_err(|error| BackendError::Unavailable(format!("BPF maps can't be made: {}", chain(&error))))?;
+        let mut programs = Self { bpf, btf, limits: Vec::new() };
+        programs.fill(scope)?;
+        Ok(programs)
+    }
+
+    fn fill(&mut self, scope: &Scope) -> Result<(), BackendError> {
+        for (map, numbers) in [("native_calls", calls::native()), ("compat_calls", calls::compat())] {
+            let mut array: Array<&mut MapData, u8> = self.map(map)?;
+            for (number, code) in numbers {
+                array.set(number, code, 0).map_err(failed(map))?;
+            }
+        }
+        let filters = &scope.filters;
+        self.fill_set("uids", &filters.uids)?;
+        self.fill_set("netnses", &filters.netns)?;
+        self.fill_set("tree", &crate::tree::with_descendants(&filters.trees))?;
+        let names: Vec<_> = filters.names.iter().map(|name| comm(name)).collect();
+        self.fill_set("names", &names)?;
+        let mut groups: CgroupArray<&mut MapData> = self.map("cgroups")?;
+        for (index, path) in (0_u32..).zip(&filters.cgroups) {
+            let directory = open(path)?;
+            groups.set(index, directory.as_raw_fd(), 0).map_err(failed("cgroups"))?;
+        }
+        Ok(())
+    }
+
+    /// Adds what the trees have become since they were looked at: before the programs were attached, nobody
+    /// saw their forks.
+    pub fn catch_up(&mut self, scope: &Scope) -> Result<(), BackendError> {
+        self.fill_set("tree", &crate::tree::with_descendants(&scope.filters.trees))
+    }
+
+    fn fill_set<K: aya::Pod>(&mut self, name: &'static str, keys: &[K]) -> Result<(), BackendError> {
+        let mut map: HashMap<&mut MapData, K, u8> = self.map(name)?;
+        for key in keys {
+            map.insert(key, 1, 0).map_err(failed(name))?;
+        }
+        Ok(())
+    }
+
+    fn map<'m, M: TryFrom<&'m mut aya::maps::Map>>(&'m mut self, name: &'static str) -> Result<M, BackendError> {
+        let map = self.bpf.map_mut(name).and_then(|map| M::try_from(map).ok());
+        map.ok_or_else(|| broken(name))
+    }
+
+    /// Takes the ring of records; once.
+    pub fn ring(&mut self) -> Result<RingBuf<MapData>, BackendError> {
+        let map = self.bpf.take_map("ring").and_then(|map| RingBuf::try_from(map).ok());
+        map.ok_or_else(|| broken("ring"))
+    }
+
+    /// Takes the counters of records that the ring had no room for; once.
+    pub fn lost(&mut self) -> Result<PerCpuArray<MapData, u64>, BackendError> {
+        let map = self.bpf.take_map("lost").and_then(|map| PerCpuArray::try_from(map).ok());
+        map.ok_or_else(|| broken("lost"))
+    }
+
+    /// Loads one tracepoint's program.
+    pub fn load_tracepoint(&mut self, program: &str, tracepoint: &str) -> Result<(), String> {
+        let Self { bpf, btf, .. } = self;
+        let program: &mut BtfTracePoint = of(bpf, program)?;
+        program.load(tracepoint, btf).map_err(|error| brief(&error))
+    }
+
+    /// Loads one hook's program.
+    pub fn load_hook(&mut self, program: &str) -> Result<(), String> {
+        let program: &mut CgroupSockAddr = of(&mut self.bpf, program)?;
+        program.load().map_err(|error| brief(&error))
+    }
+
+    /// Loads the iterator over existing sockets.
+    pub fn load_iterator(&mut self) -> Result<(), String> {
+        let Self { bpf, btf, .. } = self;
+        let program: &mut Iter = of(bpf, "existing")?;
+        program.load("task_file", btf).map_err(|error| brief(&error))
+    }
+
+    /// Loads and attaches everything that runs on events. What may be missing is noted in
+    /// [`Programs::limits`].
+    pub fn attach(&mut self, cgroup: &Path) -> Result<(), BackendError> {
+        // The hooks and the ends before the beginnings: what begins is then seen whole.
+        let root = open(cgroup)?;
+        for hook in HOOKS {
+            let attached = self.load_hook(hook).and_then(|()| {
+                let program: &mut CgroupSockAddr = of(&mut self.bpf, hook)?;
+                // A link leaves room for others by itself (`cgroup_bpf_link_attach`): it takes no flags.
+                let link = program.attach(&root, CgroupAttachMode::Single);
+                link.map(drop).map_err(|error| brief(&error))
+            });
+            if let Err(why) = attached {
+                self.limits
+                    .push(format!("the cgroup hook {}: {why}: {WITHOUT_HOOK}", hook.trim_start_matches("on_")));
+            }
+        }
+        for (program, tracepoint, need) in TRACEPOINTS.into_iter().rev() {
+            let attached = self.load_tracepoint(program, tracepoint).and_then(|()| {
+                let program: &mut BtfTracePoint = of(&mut self.bpf, program)?;
+                program.attach().map(drop).map_err(|error| brief(&error))
+            });
+            match (attached, need) {
+                (Ok(()), _) => {}
+                (Err(why), Need::May(loss)) => {
+                    self.limits.push(format!("the tracepoint {tracepoint}: {why}: {loss}"));
+                }
+                (Err(why), Need::Must) => {
+                    let what =
+                        format!("the tracepoint {tracepoint} can't be used: {why} (see `sockstrace doctor`)");
+                    return Err(BackendError::Unavailable(what));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the iterator over the sockets that exist: one record each.
+    pub fn existing(&mut self) -> Result<Vec<u8>, String> {
+        self.load_iterator()?;
+        let program: &mut Iter = of(&mut self.bpf, "existing")?;
+        let link = program.attach().and_then(|id| program.take_link(id)).map_err(|error| brief(&error))?;
+        let mut file = link.into_file().map_err(|error| chain(&error))?;
+        let mut records = Vec::new();
+        file.read_to_end(&mut records).map_err(|error| error.to_string())?;
+        Ok(records)
+    }
+}
+
+fn of<'b, P>(bpf: &'b mut Ebpf, name: &str) -> Result<&'b mut P, String>
+where
+    &'b mut P: TryFrom<&'b mut aya::programs::Program>,
+{
+    let program = bpf.program_mut(name).and_then(|program| program.try_into().ok());
+    program.ok_or_else(|| format!("there is no program {name}"))
+}
+
+fn open(path: &Path) -> Result<File, BackendError> {
+    File::open(path).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        BackendError::Failed(format!("opening the cgroup {}", path.display()), errno)
+    })
+}
+
+fn broken(map: &str) -> BackendError {
+    BackendError::Failed(format!("the BPF map {map} is not as it was built"), Errno::EINVAL)
+}
+
+fn failed(map: &'static str) -> impl Fn(aya::maps::MapError) -> BackendError {
+    move |error| BackendError::Unavailable(format!("filling the BPF map {map}: {}", chain(&error)))
+}
+
+/// A thread's name as the kernel keeps it: 15 bytes and a NUL.
+fn comm(name: &std::ffi::OsStr) -> [u8; 16] {
+    use std::os::unix::ffi::OsStrExt;
+    let mut comm = [0; 16];
+    comm.iter_mut().zip(name.as_bytes().iter().take(15)).for_each(|(to, from)| *to = *from);
+    comm
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Why a program can't be had, in one line: the verifier's log is its last words.
+pub fn brief(error: &aya::programs::ProgramError) -> String {
+    use aya::programs::ProgramError;
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let last =
+                log.lines().rev().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("processed"));
+            match last {
+                Some(last) => format!("{io_error} ({last})"),
+                None => io_error.to_string(),
+            }
+        }
+        other => chain(other),
+    }
+}

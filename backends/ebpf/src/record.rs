@@ -1,0 +1,147 @@
+//! Records of the programs, as bpf/shared.h lays them out.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+/// `sizeof(struct record)`
+pub const BYTES: usize = 248;
+
+/// `enum kind`
+pub mod kind {
+    pub const CALL: u32 = 1;
+    pub const TCP_STATE: u32 = 2;
+    pub const EXEC: u32 = 3;
+    pub const EXIT: u32 = 4;
+}
+
+/// `enum source`
+pub mod source {
+    pub const NOWHERE: u8 = 0;
+    pub const USER: u8 = 3;
+}
+
+/// `enum flag`
+pub mod flag {
+    pub const HAS_RESULT: u8 = 1;
+    pub const HAS_SOCKET: u8 = 2;
+    pub const HAS_LOCAL: u8 = 4;
+    pub const HAS_PEER: u8 = 8;
+    pub const MORE: u8 = 16;
+}
+
+/// `struct record`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub kind: u32,
+    pub tgid: i32,
+    pub tid: i32,
+    pub uid: u32,
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub time: u64,
+    pub result: i64,
+    pub comm: [u8; 16],
+    pub fd: i32,
+    pub family: u16,
+    pub socket_type: u16,
+    pub protocol: u16,
+    pub op: u8,
+    pub abi: u8,
+    pub source: u8,
+    pub flags: u8,
+    pub message_flags: u32,
+    pub local: Option<SocketAddr>,
+    pub peer: Option<SocketAddr>,
+    pub name: Vec<u8>,
+}
+
+impl Record {
+    /// Reads a record; `None` where the bytes are none.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != BYTES {
+            return None;
+        }
+        let flags = *bytes.get(67)?;
+        let has = |flag| flags & flag != 0;
+        let name_length = usize::from(u16_at(bytes, 62)?);
+        Some(Self {
+            kind: u32_at(bytes, 0)?,
+            tgid: u32_at(bytes, 4)? as i32,
+            tid: u32_at(bytes, 8)? as i32,
+            uid: u32_at(bytes, 12)?,
+            time: u64::from_ne_bytes(*bytes.get(16..)?.first_chunk()?),
+            result: i64::from_ne_bytes(*bytes.get(24..)?.first_chunk()?),
+            comm: *bytes.get(32..)?.first_chunk()?,
+            fd: u32_at(bytes, 48)? as i32,
+            family: u16_at(bytes, 56)?,
+            socket_type: u16_at(bytes, 58)?,
+            protocol: u16_at(bytes, 60)?,
+            op: *bytes.get(64)?,
+            abi: *bytes.get(65)?,
+            source: *bytes.get(66)?,
+            flags,
+            message_flags: u32_at(bytes, 68)?,
+            local: if has(flag::HAS_LOCAL) { endpoint(bytes.get(72..96)?) } else { None },
+            peer: if has(flag::HAS_PEER) { endpoint(bytes.get(96..120)?) } else { None },
+            name: bytes.get(120..120_usize.checked_add(name_length)?)?.to_vec(),
+        })
+    }
+
+    /// Whether the flag is set.
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+/// `struct endpoint`
+fn endpoint(bytes: &[u8]) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes(*bytes.get(16..)?.first_chunk()?);
+    if i32::from(u16_at(bytes, 18)?) == libc::AF_INET6 {
+        let ip = Ipv6Addr::from(*bytes.first_chunk::<16>()?);
+        // The device that the socket is bound to names the scope of a link-local address alone.
+        let scope = if ip.is_unicast_link_local() { u32_at(bytes, 20)? } else { 0 };
+        return Some(SocketAddrV6::new(ip, port, 0, scope).into());
+    }
+    Some(SocketAddr::new(Ipv4Addr::from(*bytes.first_chunk::<4>()?).into(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_field_by_field() {
+        let mut bytes = vec![0; BYTES];
+        bytes[..4].copy_from_slice(&kind::CALL.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&77_u32.to_ne_bytes());
+        bytes[24..32].copy_from_slice(&(-111_i64).to_ne_bytes());
+        bytes[32..36].copy_from_slice(b"curl");
+        bytes[62..64].copy_from_slice(&16_u16.to_ne_bytes());
+        bytes[67] = flag::HAS_PEER | flag::HAS_RESULT;
+        bytes[96..112].copy_from_slice(&"fe80::1".parse::<Ipv6Addr>().unwrap().octets());
+        bytes[112..114].copy_from_slice(&443_u16.to_be_bytes());
+        bytes[114..116].copy_from_slice(&10_u16.to_ne_bytes());
+        bytes[116..120].copy_from_slice(&2_u32.to_ne_bytes());
+        bytes[120] = 2;
+        let record = Record::parse(&bytes).unwrap();
+        assert_eq!((record.kind, record.tgid, record.result), (kind::CALL, 77, -111));
+        assert_eq!(record.peer.unwrap().to_string(), "[fe80::1%2]:443");
+        assert_eq!((record.local, record.name.len(), record.name[0]), (None, 16, 2));
+    }
+
+    #[test]
+    fn what_is_no_record_is_none() {
+        for length in [0, 1, BYTES - 1, BYTES + 1] {
+            assert_eq!(Record::parse(&vec![0; length]), None);
+        }
+        let mut bytes = vec![0; BYTES];
+        bytes[62..64].copy_from_slice(&129_u16.to_ne_bytes());
+        assert_eq!(Record::parse(&bytes), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! From records to observations.
+
+use crate::calls;
+use crate::record::{Record, flag, kind, source};
+use sockstrace_backend::Abi;
+use sockstrace_backend::observed::{Actor, Interface, Kind, Observation, ObservedCall, Origin, StateChange};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::time::{Duration, SystemTime};
+
+/// Puts records together that belong to one call.
+#[derive(Debug, Default)]
+pub struct Translator {
+    /// By thread: the addresses of a call that goes on.
+    unfinished: HashMap<i32, Vec<Record>>,
+    clock: Clock,
+}
+
+/// What turns the kernel's monotonic time into the time of day.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// The time of day at the monotonic clock's zero.
+    zero: SystemTime,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { zero: SystemTime::UNIX_EPOCH }
+    }
+}
+
+impl Clock {
+    /// As the clocks stand now: the time of day may have been set since the last time.
+    pub fn now() -> Self {
+        let mut since = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: a valid clock, and a timespec to write to.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut since) };
+        let since = Duration::new(since.tv_sec.unsigned_abs(), since.tv_nsec.unsigned_abs() as u32);
+        Self { zero: SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH) }
+    }
+
+    fn time(self, nanoseconds: u64) -> SystemTime {
+        self.zero.checked_add(Duration::from_nanos(nanoseconds)).unwrap_or(self.zero)
+    }
+}
+
+impl Translator {
+    /// Translates with this clock from now on.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    /// Gives what a record tells to `sink`.
+    pub fn translate(&mut self, record: Record, sink: &mut dyn FnMut(Observation)) {
+        let time = self.clock.time(record.time);
+        match record.kind {
+            kind::CALL if record.has(flag::MORE) => self.unfinished.entry(record.tid).or_default().push(record),
+            kind::CALL => {
+                let (result, op) = (record.has(flag::HAS_RESULT).then_some(record.result), record.op);
+                // What another call left behind lost its end.
+                let before = self.unfinished.remove(&record.tid).unwrap_or_default();
+                for part in before.into_iter().chain([record]) {
+                    let result = if part.op == op { result } else { None };
+                    if let Some(call) = self.call(part, result) {
+                        sink(Observation::Call(call));
+                    }
+                }
+            }
+            kind::TCP_STATE => {
+                if let (Some(local), Some(remote)) = (record.local, record.peer) {
+                    let (old, new) = ((record.result >> 32) as u8, record.result as u8);
+                    let owner = (record.tgid != 0).then(|| actor(&record));
+                    let socket = socket(&record);
+                    sink(Observation::State(StateChange { time, actor: owner, socket, local, remote, old, new }));
+                }
+            }
+            kind::EXEC => sink(Observation::Exec(time, actor(&record))),
+            kind::EXIT => sink(Observation::Exit(time, actor(&record), record.result as i32)),
+            _ => {}
+        }
+    }
+
+    fn call(&self, record: Record, result: Option<i64>) -> Option<ObservedCall> {
+        let call = calls::call(record.op)?;
+        let interface = match record.abi {
+            0 => Interface::Call(native()),
+            1 => Interface::Call(Abi::I386),
+            _ => Interface::IoUring,
+        };
+        let origin = if record.source == source::USER { Origin::Memory } else { Origin::Kernel };
+        let named = record.source != source::NOWHERE && !record.name.is_empty();
+        Some(ObservedCall {
+            time: self.clock.time(record.time),
+            actor: actor(&record),
+            call,
+            interface,
+            fd: (record.fd >= 0 || interface != Interface::IoUring).then_some(record.fd),
+            socket: record.has(flag::HAS_SOCKET).then(|| socket(&record)),
+            local: record.local,
+            peer: record.peer,
+            flags: record.message_flags as i32,
+            result,
+            address: named.then_some((record.name, origin)),
+        })
+    }
+}
+
+fn native() -> Abi {
+    if cfg!(target_arch = "aarch64") { Abi::Aarch64 } else { Abi::X86_64 }
+}
+
+fn actor(record: &Record) -> Actor {
+    let end = record.comm.iter().position(|&byte| byte == 0).unwrap_or(record.comm.len());
+    let name = OsString::from_vec(record.comm.get(..end).unwrap_or_default().to_vec());
+    Actor { pid: record.tgid, tid: record.tid, name, uid: record.uid }
+}
+
+fn socket(record: &Record) -> Kind {
+    Kind { family: record.family.into(), kind: record.socket_type.into(), protocol: record.protocol.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sockstrace_backend::observed::SocketCall;
+
+    fn record(flags: u8, name: u8, result: i64) -> Record {
+        Record {
+            kind: kind::CALL,
+            tgid: 5,
+            tid: 6,
+            uid: 0,
+            time: 1_000_000_000,
+            result,
+            comm: *b"name\0junk\0\0\0\0\0\0\0",
+            fd: 3,
+            family: 2,
+            socket_type: 2,
+            protocol: 17,
+            op: calls::code(SocketCall::Sendmmsg),
+            abi: 0,
+            source: 1,
+            flags,
+            message_flags: 0,
+            local: None,
+            peer: None,
+            name: vec![name],
+        }
+    }
+
+    #[test]
+    fn messages_of_one_call_share_its_result() {
+        let mut translator = Translator::default();
+        let mut seen = Vec::new();
+        let mut sink = |observation| match observation {
+            Observation::Call(call) => seen.push(call),
+            other => panic!("{other:?}"),
+        };
+        translator.translate(record(flag::MORE, 1, 0), &mut sink);
+        translator.translate(record(flag::MORE, 2, 0), &mut sink);
+        translator.translate(record(flag::HAS_RESULT, 3, 7), &mut sink);
+        let told: Vec<_> = seen.iter().map(|call| (call.address.clone().unwrap().0[0], call.result)).collect();
+        assert_eq!(told, [(1, Some(7)), (2, Some(7)), (3, Some(7))]);
+        assert_eq!((seen[0].actor.pid, seen[0].actor.tid), (5, 6));
+        assert_eq!(seen[0].actor.name, "name");
+        assert_eq!(seen[0].time, SystemTime::UNIX_EPOCH + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_call_without_an_end_has_no_result() {
+        let mut translator = Translator::default();
+        let mut seen = Vec::new();
+        translator.translate(record(0, 1, 9), &mut |observation| seen.push(observation));
+        assert!(matches!(&seen[..], [Observation::Call(call)] if call.result.is_none()));
+    }
+}

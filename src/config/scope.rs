@@ -1,0 +1,188 @@
+//! What `--all` watches: `--calls` and `--filter`.
+
+use super::options::{Given, Layers, Source};
+use super::{ConfigError, choice, refused};
+use crate::config::BackendChoice;
+use crate::policy::{Rule, Rules};
+use nix::unistd::{Pid, User};
+use sockstrace_backend::observed::{Filters, Scope, SocketCall};
+use std::fs;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// What is watched, checked.
+#[derive(Debug)]
+pub struct Watching {
+    /// What the backend is to report.
+    pub scope: Scope,
+    /// Of that, only what has one of these addresses; `None`: whatever it has.
+    pub addresses: Option<Rules>,
+    /// Of that, only what has one of these ports; empty: whatever it has.
+    pub ports: Vec<RangeInclusive<u16>>,
+}
+
+/// The name of TCP state changes in `--calls`.
+const STATES: &str = "set_state";
+
+/// Options that say what becomes of calls or of PROGRAM, and so mean nothing where calls are only seen.
+const WITHOUT_MEANING: [&str; 6] =
+    ["block_errno", "leak_exit_code", "leftover", "user_namespace", "syscalls", "isolate"];
+
+/// The keys of `--filter`.
+const KEYS: &str = "pid=PID (with its descendants), name=NAME, uid=USER, cgroup=PATH, netns=PATH or number, \
+                    port=PORT or PORT-PORT, address=RULE as of --allow";
+
+/// What is asked for with `--all`; `None` without.
+pub(super) fn watching(layers: &Layers, has_program: bool) -> Result<Option<Watching>, ConfigError> {
+    let Some(all) = layers.all.as_ref().filter(|given| given.value) else {
+        for (option, source) in [
+            ("calls", layers.calls.as_ref().map(|given| &given.source)),
+            ("filter", layers.filter.as_ref().map(|given| &given.source)),
+        ] {
+            if let Some(source) = source {
+                return Err(ConfigError(format!("--{option} ({source}) is for --all alone")));
+            }
+        }
+        return Ok(None);
+    };
+    if has_program {
+        let why = "a PROGRAM is given too: it is one or the other";
+        return Err(refused("all", "true", &all.source, why));
+    }
+    for (option, value, source) in layers.given() {
+        let why = match (option, value.as_str()) {
+            ("backend", _) => match choice::<BackendChoice>("backend", layers.backend.as_ref())? {
+                BackendChoice::Auto | BackendChoice::Ebpf => continue,
+                _ => "with --all accepted: auto, ebpf",
+            },
+            ("on_leak", "log") | ("stack", "auto" | "never") | ("dns", "judge") => continue,
+            ("on_leak", _) => "with --all accepted: log (the whole machine is watched, never judged with force)",
+            ("stack", _) => "with --all there are no stacks yet; accepted: never",
+            ("dns", _) => "with --all accepted: judge",
+            (option, _) if WITHOUT_MEANING.contains(&option) => "it has no meaning with --all",
+            _ => continue,
+        };
+        return Err(refused(option, &value, source, why));
+    }
+    let (calls, states) = calls(layers.calls.as_ref())?;
+    let mut watching = Watching {
+        scope: Scope { calls, states, filters: Filters::default() },
+        addresses: None,
+        ports: Vec::new(),
+    };
+    if let Some(given) = &layers.filter {
+        let mut addresses = Vec::new();
+        for item in &given.value {
+            let complaint = |why: String| refused("filter", item, &given.source, &why);
+            add(&mut watching, &mut addresses, item).map_err(complaint)?;
+        }
+        if !addresses.is_empty() {
+            let rules = Rules::new(addresses).map_err(|why| ConfigError(format!("--filter: {why}")))?;
+            watching.addresses = Some(rules);
+        }
+    }
+    Ok(Some(watching))
+}
+
+fn calls(given: Option<&Given<Vec<String>>>) -> Result<(Vec<SocketCall>, bool), ConfigError> {
+    let Some(Given { value, source }) = given else { return Ok((SocketCall::ALL.to_vec(), true)) };
+    let (mut calls, mut states) = (Vec::new(), false);
+    for name in value.iter().flat_map(|item| item.split(',')).map(str::trim).filter(|name| !name.is_empty()) {
+        if name == STATES {
+            states = true;
+            continue;
+        }
+        let Some(call) = SocketCall::ALL.iter().find(|call| call.name() == name) else {
+            let names: Vec<_> = SocketCall::ALL.iter().map(|call| call.name()).collect();
+            let why = format!("accepted: {}, {STATES}", names.join(", "));
+            return Err(refused("calls", name, source, &why));
+        };
+        calls.push(*call);
+    }
+    if calls.is_empty() && !states {
+        return Err(refused("calls", "", source, "it names nothing"));
+    }
+    Ok((calls, states))
+}
+
+fn add(watching: &mut Watching, addresses: &mut Vec<Rule>, item: &str) -> Result<(), String> {
+    let (key, value) = item.split_once('=').ok_or_else(|| format!("accepted: {KEYS}"))?;
+    let filters = &mut watching.scope.filters;
+    match key {
+        "pid" => {
+            let pid = value.parse().ok().filter(|pid| *pid > 0).ok_or("no process id")?;
+            if !Path::new(&format!("/proc/{pid}")).exists() {
+                return Err("there is no such process".into());
+            }
+            filters.trees.push(Pid::from_raw(pid));
+        }
+        "name" => match value.len() {
+            0 => return Err("the name is empty".into()),
+            // The kernel keeps 15 bytes of a thread's name (PR_SET_NAME, prctl(2)).
+            1..=15 => filters.names.push(value.into()),
+            _ => return Err(format!("the kernel keeps 15 bytes of a name: name={}", cut(value))),
+        },
+        "uid" => filters.uids.push(user(value)?),
+        "cgroup" => filters.cgroups.push(cgroup(value)?),
+        "netns" => filters.netns.push(netns(value)?),
+        "port" => watching.ports.push(ports(value)?),
+        "address" => addresses.push(value.parse()?),
+        _ => return Err(format!("accepted: {KEYS}")),
+    }
+    Ok(())
+}
+
+fn cut(name: &str) -> &str {
+    (0..=15).rev().find_map(|end| name.get(..end)).unwrap_or_default()
+}
+
+fn user(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    match User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        _ => Err("there is no such user".into()),
+    }
+}
+
+fn cgroup(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    // Every directory of a cgroup2 file system has it.
+    if path.join("cgroup.controllers").exists() {
+        Ok(path)
+    } else {
+        Err("no directory of a cgroup2 file system (/sys/fs/cgroup/...)".into())
+    }
+}
+
+fn netns(text: &str) -> Result<u32, String> {
+    let number = text.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Ok(number) = number.parse() {
+        return Ok(number);
+    }
+    match fs::metadata(text) {
+        Ok(metadata) => Ok(metadata.ino() as u32),
+        Err(error) => Err(format!("{error}; accepted: /run/netns/NAME, /proc/PID/ns/net, or its inode number")),
+    }
+}
+
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let number = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no port number"));
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) => (number(first)?, number(last)?),
+        None => (number(text)?, number(text)?),
+    };
+    if first > last {
+        return Err("the port range ends before it starts".into());
+    }
+    Ok(first..=last)
+}
+
+/// Says that what was chosen needs `--all`.
+pub(super) fn ebpf_watches_only(source: &Source) -> ConfigError {
+    ConfigError(format!(
+        "--backend ebpf ({source}) is for --all alone: running a PROGRAM under it is not built yet"
+    ))
+}

@@ -1,0 +1,328 @@
+//! What a watching backend reports: judged by the same policy as what others hold up, and recorded.
+
+use super::calls::named_destination;
+use crate::config::{Config, Trace, Watching};
+use crate::event::{
+    self, Action, Body, Call, Change, Event, Judgement, Lost, Process, Socket, Summary, TcpState, Who,
+};
+use crate::operation::address::Address;
+use crate::operation::decode::Sockaddr;
+use crate::operation::{Family, Operation, SocketKind, SocketType, Way};
+use crate::output::Recorder;
+use crate::policy::Verdict;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use sockstrace_backend::observed::{
+    Actor, Interface, Kind, Observation, ObservedCall, Observer, SocketCall, StateChange,
+};
+use sockstrace_backend::proc;
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+/// How long the last lines may take.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// Judges what was seen, and records it.
+pub struct Witness {
+    config: Config,
+    watching: Watching,
+    backend: &'static str,
+    recorder: Recorder,
+    tell: fn(&str),
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    judged: u64,
+    leaks: u64,
+    lost: u64,
+    processes: HashSet<i32>,
+    /// Of living processes, as far as that was asked.
+    known: HashMap<i32, Known>,
+}
+
+/// What /proc says of a process.
+#[derive(Clone, Default)]
+struct Known {
+    executable: Option<String>,
+    parent: Option<i32>,
+}
+
+impl Known {
+    fn of(pid: i32) -> Self {
+        let pid = Pid::from_raw(pid);
+        Self {
+            executable: proc::executable(pid).map(|path| path.to_string_lossy().into_owned()),
+            parent: proc::Entry::of(pid).map(|entry| entry.parent.as_raw()),
+        }
+    }
+}
+
+impl Witness {
+    /// For what `backend` sees. `tell` tells the user about the watching itself.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        watching: Watching,
+        backend: &'static str,
+        recorder: Recorder,
+        tell: fn(&str),
+    ) -> Self {
+        Self { config, watching, backend, recorder, tell, state: RefCell::default() }
+    }
+
+    /// Writes the last line.
+    pub fn finish(&self, exit: i32) {
+        let state = self.state.borrow();
+        let summary = Summary {
+            events: state.judged,
+            leaks: state.leaks,
+            processes: state.processes.len() as u64,
+            dropped: state.lost,
+            exit,
+        };
+        self.recorder.finish(Event::now(Body::Summary(summary)), LAST_LINES);
+    }
+
+    fn call(&self, seen: &ObservedCall) {
+        let addresses = Addresses::of(seen);
+        if !self.is_wanted(&addresses.all(seen)) {
+            return;
+        }
+        let kind = seen.socket.map(socket_kind);
+        let verdict = self.judge(seen, kind.as_ref(), &addresses);
+        let mut state = self.state.borrow_mut();
+        state.judged = state.judged.saturating_add(1);
+        state.processes.insert(seen.actor.pid);
+        if verdict.is_leak() {
+            state.leaks = state.leaks.saturating_add(1);
+        } else if self.config.trace == Trace::Leaks {
+            return;
+        }
+        let mut call = Call {
+            who: self.who(&mut state, &seen.actor),
+            syscall: seen.call.name(),
+            abi: match seen.interface {
+                Interface::Call(abi) => abi.name(),
+                Interface::IoUring => "io_uring",
+            },
+            fd: seen.fd,
+            socket: kind.as_ref().map(Socket::from),
+            address: addresses.shown.as_ref().and_then(event::address),
+            returned: None,
+            errno: None,
+            verdict: if verdict.is_leak() { Judgement::Leak } else { Judgement::Allowed },
+            class: verdict.leak,
+            action: Action::Continue,
+            reason: verdict.reason.clone(),
+            rule: verdict.rule.map(ToOwned::to_owned),
+            stack: None,
+        };
+        if let Some(result) = seen.result {
+            call.set_result(result);
+        }
+        drop(state);
+        self.recorder.write(Event::at(seen.time, Body::Syscall(call)).into());
+    }
+
+    fn judge(&self, seen: &ObservedCall, kind: Option<&SocketKind>, addresses: &Addresses) -> Verdict<'_> {
+        // What the kernel has looked at no further went nowhere.
+        let refused = [Errno::EBADF, Errno::ENOTSOCK, Errno::EFAULT, Errno::EINVAL];
+        if seen.result.is_some_and(|result| refused.iter().any(|errno| result == -i64::from(*errno as i32))) {
+            return Verdict { leak: None, reason: Cow::Borrowed("the kernel refused its arguments"), rule: None };
+        }
+        let judged = || addresses.judged.clone();
+        let malformed = || Address::Malformed(Family::UNSPEC);
+        let operation = match seen.call {
+            SocketCall::Connect => Operation::Connect { destination: judged().unwrap_or_else(malformed) },
+            SocketCall::Sendto | SocketCall::Sendmsg | SocketCall::Sendmmsg => {
+                Operation::Send { destination: judged(), way: Way::ByDestination }
+            }
+            SocketCall::Bind => Operation::Bind { local: judged().unwrap_or_else(malformed) },
+            SocketCall::Listen => Operation::Listen { local: judged().unwrap_or_else(malformed) },
+            SocketCall::Accept | SocketCall::Accept4 => {
+                Operation::Accept { local: judged().unwrap_or_else(malformed) }
+            }
+            SocketCall::Recvfrom | SocketCall::Recvmsg | SocketCall::Recvmmsg => {
+                return Verdict { leak: None, reason: Cow::Borrowed("only receives"), rule: None };
+            }
+        };
+        self.config.policy.judge(&operation, kind)
+    }
+
+    fn state_change(&self, change: &StateChange) {
+        let addresses = [change.local, change.remote].map(Address::Internet);
+        if !self.is_wanted(&addresses) || self.config.trace == Trace::Leaks {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        let nobody = Actor::default();
+        let actor = change.actor.as_ref().unwrap_or(&nobody);
+        let [local, remote] = addresses.map(|address| address.to_string());
+        let body = TcpState {
+            who: self.who(&mut state, actor),
+            socket: Socket::from(&socket_kind(change.socket)),
+            local,
+            remote,
+            old: event::TcpStateName(change.old),
+            new: event::TcpStateName(change.new),
+        };
+        drop(state);
+        self.recorder.write(Event::at(change.time, Body::TcpState(body)).into());
+    }
+
+    fn process(&self, time: SystemTime, actor: &Actor, change: Change, wait_status: i32) {
+        let mut state = self.state.borrow_mut();
+        let known = state.known.remove(&actor.pid);
+        // Process events have no address, so that a filter on addresses lets none through.
+        let filtered = self.watching.addresses.is_some() || !self.watching.ports.is_empty();
+        if self.config.trace == Trace::Leaks || filtered {
+            return;
+        }
+        if change == Change::Exit {
+            // Who has ended has no executable any more.
+            state.known.insert(actor.pid, known.unwrap_or_default());
+        }
+        let who = self.who(&mut state, actor);
+        if change == Change::Exit {
+            state.known.remove(&actor.pid);
+        }
+        let (status, signal) = match (change, wait_status & 0x7F) {
+            (Change::Exec, _) => (None, None),
+            (Change::Exit, 0) => (Some((wait_status >> 8) & 0xFF), None),
+            (Change::Exit, signal) => (None, Some(signal)),
+        };
+        drop(state);
+        let process = Process { who, event: change, status, signal };
+        self.recorder.write(Event::at(time, Body::Process(process)).into());
+    }
+
+    fn lost(&self, count: u64) {
+        let mut state = self.state.borrow_mut();
+        state.lost = state.lost.saturating_add(count);
+        drop(state);
+        let lost = Lost { backend: self.backend, dropped: count };
+        self.recorder.write(Event::now(Body::Lost(lost)).into());
+    }
+
+    fn who(&self, state: &mut State, actor: &Actor) -> Who {
+        let known = match actor.pid {
+            0 => Known::default(),
+            pid => state.known.entry(pid).or_insert_with(|| Known::of(pid)).clone(),
+        };
+        Who {
+            backend: self.backend,
+            pid: actor.pid,
+            tid: actor.tid,
+            ppid: known.parent,
+            process: (actor.pid != 0).then(|| actor.name.to_string_lossy().into_owned()),
+            exe: known.executable,
+        }
+    }
+
+    /// Whether the filters on addresses and ports let through what has these.
+    fn is_wanted(&self, addresses: &[Address]) -> bool {
+        let Watching { addresses: rules, ports, .. } = &self.watching;
+        let covered = rules.as_ref().is_none_or(|rules| addresses.iter().any(|address| rules.covers(address)));
+        let has_port = |address: &Address| {
+            address.ip().is_some_and(|(_, port)| ports.iter().any(|range| range.contains(&port)))
+        };
+        covered && (ports.is_empty() || addresses.iter().any(has_port))
+    }
+}
+
+impl Observer for Witness {
+    fn observe(&self, observation: Observation) {
+        match observation {
+            Observation::Call(call) => self.call(&call),
+            Observation::State(change) => self.state_change(&change),
+            Observation::Exec(time, actor) => self.process(time, &actor, Change::Exec, 0),
+            Observation::Exit(time, actor, status) => self.process(time, &actor, Change::Exit, status),
+            Observation::Lost(count) => self.lost(count),
+        }
+    }
+
+    fn begun(&self, limits: &[String]) {
+        for limit in limits {
+            (self.tell)(limit);
+        }
+        (self.tell)("watching the machine; Ctrl-C ends it");
+    }
+}
+
+/// The addresses of a call.
+struct Addresses {
+    /// What the policy judges.
+    judged: Option<Address>,
+    /// What the event shows.
+    shown: Option<Address>,
+}
+
+impl Addresses {
+    fn of(seen: &ObservedCall) -> Self {
+        let named = seen.address.as_ref().map(|(bytes, _)| Sockaddr::from_bytes(bytes));
+        let name = named.as_ref().map(Sockaddr::address);
+        let internet = |address: Option<SocketAddr>| address.map(Address::Internet);
+        let peer = || internet(seen.peer);
+        match seen.call {
+            SocketCall::Connect | SocketCall::Bind => {
+                let name = match (name, seen.socket) {
+                    // `__inet_bind` takes AF_UNSPEC for AF_INET.
+                    (Some(Address::Unspecified), Some(socket))
+                        if seen.call == SocketCall::Bind && socket.family == libc::AF_INET =>
+                    {
+                        named.as_ref().map(|name| Address::parse_as_inet(name.as_bytes()))
+                    }
+                    (name, _) => name,
+                };
+                Self { judged: name.clone(), shown: name }
+            }
+            SocketCall::Sendto | SocketCall::Sendmsg | SocketCall::Sendmmsg => {
+                let kind = seen.socket.map(socket_kind);
+                let destination = match (&named, &kind) {
+                    (Some(name), Some(kind)) => named_destination(kind, name, seen.flags, None),
+                    _ => None,
+                };
+                // A stream was judged when it was connected: its peer is shown alone.
+                let datagram = kind.is_some_and(SocketKind::is_internet_datagram);
+                let judged = destination.or_else(|| if datagram { peer() } else { None });
+                Self { shown: judged.clone().or_else(peer).or(name), judged }
+            }
+            SocketCall::Listen => {
+                let local = internet(seen.local).or(name);
+                Self { judged: local.clone(), shown: local }
+            }
+            SocketCall::Accept | SocketCall::Accept4 => {
+                let accepted = seen.result.is_some_and(|result| result >= 0);
+                let shown = if accepted { peer().or(name) } else { None };
+                Self { judged: internet(seen.local).or_else(|| unnamed(seen)), shown }
+            }
+            SocketCall::Recvfrom | SocketCall::Recvmsg | SocketCall::Recvmmsg => {
+                // A stream's receiver gets no address, whatever it asks for.
+                let stream = seen.socket.is_some_and(|socket| socket.kind == SocketType::STREAM.0);
+                let shown = if stream { peer().or(name) } else { name.or_else(peer) };
+                Self { judged: None, shown }
+            }
+        }
+    }
+
+    /// All that a filter may look at.
+    fn all(&self, seen: &ObservedCall) -> Vec<Address> {
+        let ends = [seen.local, seen.peer].into_iter().flatten().map(Address::Internet);
+        self.judged.iter().chain(&self.shown).cloned().chain(ends).collect()
+    }
+}
+
+/// The local address of a UNIX socket, which no rule looks at.
+fn unnamed(seen: &ObservedCall) -> Option<Address> {
+    let unix = seen.socket.is_some_and(|socket| socket.family == libc::AF_UNIX);
+    unix.then_some(Address::Unix(crate::operation::UnixAddress::Unnamed))
+}
+
+fn socket_kind(kind: Kind) -> SocketKind {
+    SocketKind { family: Family(kind.family), kind: SocketType(kind.kind), protocol: kind.protocol }
+}

@@ -1,0 +1,33 @@
+//! `--all`: the whole machine is watched until somebody ends that.
+
+use crate::backends;
+use crate::cli::FAILURE;
+use crate::config::{Config, Format};
+use crate::pipeline::Witness;
+use crate::run::{complain, ignore, recorder, say};
+use nix::sys::signal::Signal;
+use sockstrace_backend::BackendError;
+
+/// Watches; sockstrace's exit status.
+pub fn watch(config: Config) -> u8 {
+    try_watch(config).unwrap_or_else(|error| complain(&error))
+}
+
+fn try_watch(mut config: Config) -> Result<u8, BackendError> {
+    let Some(watching) = config.watching.take() else { return Ok(FAILURE) };
+    let backend = backends::all().into_iter().find(|backend| backend.capabilities().watch);
+    let backend = backend.ok_or_else(|| BackendError::Unavailable("no backend can watch the machine".into()))?;
+    // A write past a limit on file sizes must be an error, not our end.
+    ignore(Signal::SIGXFSZ)?;
+    let recorder = recorder(&config)?;
+    // On standard error among lines that a machine reads, words for a person would be in the way.
+    let tell = if config.output.is_some() || config.format == Format::Human { say } else { |_: &str| () };
+    let scope = watching.scope.clone();
+    let witness = Witness::new(config, watching, backend.name(), recorder, tell);
+    let status = match backend.watch(&scope, &witness) {
+        Ok(()) => 0,
+        Err(error) => complain(&error),
+    };
+    witness.finish(i32::from(status));
+    Ok(status)
+}
