@@ -11,6 +11,7 @@ pub mod blame;
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod dns;
 pub mod doctor;
 pub mod event;
 pub mod isolate;

@@ -4,6 +4,7 @@ use crate::action::end;
 use crate::backends;
 use crate::cli::FAILURE;
 use crate::config::{BackendChoice, Config, Leftover, OnLeak, Stack, Trace};
+use crate::dns::Mode;
 use crate::isolate::Isolation;
 use crate::operation::interest::{self, Interest};
 use crate::output::Recorder;
@@ -90,6 +91,7 @@ fn plan(config: &Config) -> Plan {
     let interest = Interest {
         incoming: policy.judges_incoming() || config.trace == Trace::All,
         disclosure: policy.judges_disclosure(),
+        peers: config.dns != Mode::Judge,
     };
     Plan {
         traps: interest::traps(interest),

@@ -8,8 +8,8 @@ build=(/etc/ssl/certs/ca-certificates.crt=ca-certificates cc=gcc pkg-config=pkg-
     /usr/include/seccomp.h=libseccomp-dev clang=clang llvm-strip=llvm)
 demo=("${build[@]}" make=make unshare=util-linux mount=mount ip=iproute2 curl=curl python3=python3
     microsocks=microsocks)
-test=("${demo[@]}" setpriv=util-linux dash=dash strace=strace gdb=gdb g++=g++ objcopy=binutils eu-stack=elfutils dwz=dwz
-    wget=wget git=git node=nodejs java=default-jdk-headless javac=default-jdk-headless
+test=("${demo[@]}" setpriv=util-linux dash=dash strace=strace gdb=gdb g++=g++ objcopy=binutils eu-stack=elfutils
+    dwz=dwz wget=wget git=git dig=bind9-dnsutils node=nodejs java=default-jdk-headless javac=default-jdk-headless
     go=golang-go musl-gcc=musl-tools tor=tor chromium=chromium firefox-esr=firefox-esr tshark=tshark
     /usr/lib/python3/dist-packages/jsonschema=python3-jsonschema)
 # i386 programs are tested where the machine can run them.

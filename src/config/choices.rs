@@ -114,11 +114,6 @@ choices! {
         Strict = "strict",
     }
 
-    pub(super) enum Dns {
-        #[default]
-        Judge = "judge",
-    }
-
     /// `--stack`
     pub enum Stack {
         /// On leaks.

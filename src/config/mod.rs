@@ -15,8 +15,9 @@ pub use scope::Watching;
 pub use unbuilt::unbuilt;
 
 use crate::cli::Run;
-use crate::policy::{Policy, PolicyOptions, redact};
-use choices::{Choice, Disclosure, Dns, Incoming, Syscalls, Unix};
+use crate::dns::Mode;
+use crate::policy::{Policy, PolicyOptions, Scheme, redact};
+use choices::{Choice, Disclosure, Incoming, Syscalls, Unix};
 use nix::errno::Errno;
 use options::{Given, Layers, variable};
 use std::ffi::OsString;
@@ -31,6 +32,8 @@ pub struct Config {
     pub backend: BackendChoice,
     /// What is a leak.
     pub policy: Policy,
+    /// How DNS queries are treated.
+    pub dns: Mode,
     /// What happens to one.
     pub on_leak: OnLeak,
     /// What a refused call returns.
@@ -91,11 +94,14 @@ impl Config {
             return Err(ConfigError("PROGRAM is missing: sockstrace [OPTIONS] [--] PROGRAM [ARG]...".into()));
         }
         // Checked though only one value is built.
-        choice::<Dns>("dns", layers.dns.as_ref())?;
         let block_errno = parsed("block_errno", layers.block_errno.as_ref(), errno::from_name)?;
         let leak_exit_code = parsed("leak_exit_code", layers.leak_exit_code.as_ref(), exit_code)?;
+        let dns: Mode = parsed("dns", layers.dns.as_ref(), str::parse)?.unwrap_or_default();
+        let policy = policy(&layers, dns)?;
+        check_dns(&layers, dns, &policy)?;
         Ok(Self {
-            policy: policy(&layers)?,
+            dns,
+            policy,
             backend,
             on_leak: if watching.is_some() { OnLeak::Log } else { choice("on_leak", layers.on_leak.as_ref())? },
             block_errno: block_errno.unwrap_or(Errno::EPERM),
@@ -137,7 +143,7 @@ fn layers(
     Ok(layers)
 }
 
-fn policy(layers: &Layers) -> Result<Policy, ConfigError> {
+fn policy(layers: &Layers, dns: Mode) -> Result<Policy, ConfigError> {
     // The kernel resolves links before the policy sees a path, so that rules must be resolved too.
     let canonicalize = |path: &Path| std::fs::canonicalize(path).ok();
     let allow_incoming = list::<crate::policy::Rule>("allow_incoming", layers.allow_incoming.as_ref())?;
@@ -162,6 +168,7 @@ fn policy(layers: &Layers) -> Result<Policy, ConfigError> {
         judge_disclosure: choice::<Disclosure>("disclosure", layers.disclosure.as_ref())? == Disclosure::Leak,
         judge_unix: judges_unix(layers)?,
         isolated: isolates(layers),
+        redirects_dns: dns != Mode::Judge,
         incoming: judges_incoming(layers)?.then_some(allow_incoming),
     };
     Policy::new(options).map_err(|why| ConfigError(format!("the rules can't be compiled: {why}")))
@@ -175,6 +182,18 @@ fn isolates(layers: &Layers) -> bool {
 fn judges_unix(layers: &Layers) -> Result<bool, ConfigError> {
     let unix = choice::<Unix>("unix", layers.unix.as_ref())?;
     Ok(unix == Unix::Leak || (isolates(layers) && layers.unix.is_none()))
+}
+
+/// Names are asked for by SOCKS5 alone.
+fn check_dns(layers: &Layers, mode: Mode, policy: &Policy) -> Result<(), ConfigError> {
+    let asks = matches!(mode, Mode::Resolve | Mode::Tcp(_));
+    if let Some(given) = layers.dns.as_ref().filter(|_| asks)
+        && policy.first_proxy().is_none_or(|proxy| proxy.scheme() != Scheme::Socks5)
+    {
+        let why = "names are asked for by SOCKS5, and the first --proxy is HTTP";
+        return Err(refused("dns", &given.value, &given.source, why));
+    }
+    Ok(())
 }
 
 /// `--allow-incoming` implies `--incoming block`, unless `--incoming allow` comes from a source above it.

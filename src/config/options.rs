@@ -169,7 +169,9 @@ options! {
     #[arg(value_name = "REGEX", help_heading = "What is a leak")]
     socks_isolation: String,
 
-    /// What becomes of DNS queries: judge (as any traffic) or redirect (answer them through the proxy)
+    /// What becomes of DNS queries: judge (as any traffic); redirect (the first --proxy resolves them:
+    /// Tor's RESOLVE); redirect=tcp://RESOLVER[:PORT] (they go to that resolver, by TCP through the
+    /// proxy); or redirect=map (they are answered with addresses that stand for the names)
     /// [default: judge]
     #[arg(value_name = "WHAT", help_heading = "What happens to a leak")]
     dns: String,

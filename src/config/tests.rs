@@ -110,7 +110,7 @@ fn what_is_not_built_is_refused_wherever_it_comes_from() {
         ("ON_LEAK", "redirect", "--on-leak redirect"),
         ("SOCKS_AUTH", "any", "--socks-auth"),
         ("SOCKS_ISOLATION", "x", "--socks-isolation"),
-        ("DNS", "redirect", "--dns redirect"),
+        ("DNS", "redirect=map", "--dns redirect=map"),
         ("CAPTURE", "/tmp/x", "--capture"),
         ("CAPTURE_MAX", "1", "--capture-max"),
         ("CAPTURE_PATH", "x", "--capture-path"),
@@ -120,7 +120,7 @@ fn what_is_not_built_is_refused_wherever_it_comes_from() {
         assert!(message.ends_with("is not built yet"), "{message}");
         assert!(unbuilt().contains(part), "{part}");
     }
-    let flags = Options { dns: Some("redirect".into()), ..Options::default() };
+    let flags = Options { dns: Some("redirect=map".into()), ..Options::default() };
     assert!(error(&[], flags).contains("command line"));
     // The defaults of options that aren't built otherwise.
     let fine = [("SOCKSTRACE_DNS", "judge"), ("SOCKSTRACE_ALL", "0")];
@@ -213,4 +213,20 @@ fn what_has_no_meaning_beside_all_is_refused() {
         assert!(load(None, &[], options).unwrap_err().to_string().contains("--all alone"));
     }
     assert!(load_all(Options { backend: Some("ebpf".into()), ..none() }).is_ok());
+}
+
+#[test]
+fn dns_is_redirected_by_proxies_that_can() {
+    let dns = |value: &str, proxy: Option<&str>| {
+        let proxy = proxy.map(|proxy| vec![proxy.to_owned()]);
+        load(None, &[("SOCKSTRACE_DNS", value)], Options { proxy, ..Options::default() })
+    };
+    assert_eq!(dns("redirect", None).unwrap().dns, Mode::Resolve);
+    let resolver = "192.0.2.53:53".parse().unwrap();
+    assert_eq!(dns("redirect=tcp://192.0.2.53", Some("socks5+unix:///run/x")).unwrap().dns, Mode::Tcp(resolver));
+    let error = dns("redirect", Some("http://127.0.0.1:8118")).unwrap_err().to_string();
+    assert!(error.contains("--dns") && error.contains("HTTP"), "{error}");
+    let error = dns("redirect=tcp://dns.example", None).unwrap_err().to_string();
+    assert!(error.contains("SOCKSTRACE_DNS") && error.contains("never resolves"), "{error}");
+    assert_eq!(dns("judge", Some("http://127.0.0.1:8118")).unwrap().dns, Mode::Judge);
 }

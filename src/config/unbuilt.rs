@@ -11,7 +11,7 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("on_leak", &["redirect"]),
     ("socks_auth", &[]),
     ("socks_isolation", &[]),
-    ("dns", &["redirect"]),
+    ("dns", &["redirect=map"]),
     ("capture", &[]),
     ("capture_max", &[]),
     ("capture_path", &[]),

@@ -76,6 +76,13 @@ impl Isolation {
         Arc::clone(&self.namespaces)
     }
 
+    /// What makes sockets inside.
+    #[must_use]
+    pub fn socket_source(&self) -> crate::dns::SocketSource {
+        let inside = Inside::new(Arc::clone(&self.namespaces));
+        Box::new(move |family, kind| inside.socket(family as i32, kind as i32, 0))
+    }
+
     /// The ways out.
     #[must_use]
     pub fn gates(&self) -> &Gates {

@@ -7,8 +7,10 @@
 use super::Way;
 use super::address::{Address, STORAGE_BYTES};
 use super::layout::{self, MessageHeader, Unreadable, Vector, copy};
+use super::socket::Family;
 use nix::errno::Errno;
 use sockstrace_backend::{Abi, InterceptedCall, Syscall, Tracee};
+use std::net::SocketAddr;
 
 /// `UIO_MAXIOV` (include/uapi/linux/uio.h): vectors of a message, and messages of a sendmmsg.
 pub const MAX_VECTORS: u64 = 1024;
@@ -69,10 +71,14 @@ fn multiplexed(number: i32) -> Option<(Syscall, usize)> {
         3 => (Syscall::Connect, 3),
         4 => (Syscall::Listen, 2),
         5 => (Syscall::Accept, 3),
+        7 => (Syscall::Getpeername, 3),
         11 => (Syscall::Sendto, 6),
+        12 => (Syscall::Recvfrom, 6),
         14 => (Syscall::Setsockopt, 5),
         16 => (Syscall::Sendmsg, 3),
+        17 => (Syscall::Recvmsg, 3),
         18 => (Syscall::Accept4, 4),
+        19 => (Syscall::Recvmmsg, 5),
         20 => (Syscall::Sendmmsg, 4),
         _ => return None,
     })
@@ -99,6 +105,26 @@ impl Sockaddr {
         let length = given.len().min(STORAGE_BYTES);
         bytes.iter_mut().zip(given).for_each(|(to, from)| *to = *from);
         Self { bytes, length }
+    }
+
+    /// The bytes for an address, in the layout of `family`: in IPv6's, an IPv4 address is a mapped one.
+    #[must_use]
+    pub fn for_internet(address: SocketAddr, family: Family) -> Self {
+        let mut bytes = (family.0 as u16).to_ne_bytes().to_vec();
+        bytes.extend(address.port().to_be_bytes());
+        let (six, flow, scope) = match address {
+            SocketAddr::V4(four) if family != Family::INET6 => {
+                bytes.extend(four.ip().octets());
+                bytes.extend([0; 8]); // padding
+                return Self::from_bytes(&bytes);
+            }
+            SocketAddr::V4(four) => (four.ip().to_ipv6_mapped(), 0, 0),
+            SocketAddr::V6(six) => (*six.ip(), six.flowinfo(), six.scope_id()),
+        };
+        bytes.extend(flow.to_be_bytes());
+        bytes.extend(six.octets());
+        bytes.extend(scope.to_ne_bytes());
+        Self::from_bytes(&bytes)
     }
 
     /// The address that they mean.
@@ -313,6 +339,19 @@ pub fn has_source_route(options: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_round_trip_in_the_family_that_is_asked_for() {
+        for (address, family, expected) in [
+            ("192.0.2.1:53", Family::INET, "192.0.2.1:53"),
+            ("192.0.2.1:53", Family::INET6, "192.0.2.1:53"),
+            ("[fe80::1%7]:53", Family::INET6, "[fe80::1%7]:53"),
+        ] {
+            let bytes = Sockaddr::for_internet(address.parse().unwrap(), family);
+            assert_eq!((bytes.address().family(), bytes.address().to_string().as_str()), (family, expected));
+            assert_eq!(bytes.as_bytes().len(), if family == Family::INET { 16 } else { 28 });
+        }
+    }
 
     #[test]
     fn source_routes_are_found_behind_other_options() {

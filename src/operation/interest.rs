@@ -13,6 +13,7 @@
 //! | ptrace, `process_vm_writev` | attaching; always | a process outside the tree can be made to send |
 //! | `io_uring_setup` | always | its operations pass filters and tracers unseen |
 //! | `pidfd_getfd` | always | brings in a descriptor from another process |
+//! | recvfrom (with room for an address), recvmsg, recvmmsg, getpeername | with `--dns redirect` | they would name a peer that isn't the resolver which was asked |
 //! | bind, listen, accept, accept4 | with `--incoming block`, and to be shown with `--trace all` | reachable from outside |
 //!
 //! What isn't here can't reach a destination that none of these has set: write, send without an address,
@@ -29,6 +30,8 @@ pub struct Interest {
     pub incoming: bool,
     /// Netlink dumps and SIOCGIF* are judged.
     pub disclosure: bool,
+    /// Sockets may lead elsewhere than the program knows, so that what names their peers must be corrected.
+    pub peers: bool,
 }
 
 /// `SO_BINDTOIFINDEX` of <asm-generic/socket.h>.
@@ -118,6 +121,11 @@ pub fn traps(interest: Interest) -> Vec<Trap> {
     } else {
         traps.push(Trap::when(Syscall::Sendto, [Condition::new(4, Comparison::NotEqual(0))]));
     }
+    if interest.peers {
+        traps.push(Trap::when(Syscall::Recvfrom, [Condition::new(4, Comparison::NotEqual(0))]));
+        let always = [Syscall::Recvmsg, Syscall::Recvmmsg, Syscall::RecvmmsgTime64, Syscall::Getpeername];
+        traps.extend(always.map(Trap::always));
+    }
     if interest.incoming {
         traps.extend([Syscall::Bind, Syscall::Listen, Syscall::Accept, Syscall::Accept4].map(Trap::always));
     }
@@ -160,7 +168,7 @@ mod tests {
         traps(interest).iter().any(|trap| trap.matches(syscall, &args))
     }
 
-    const PLAIN: Interest = Interest { incoming: false, disclosure: false };
+    const PLAIN: Interest = Interest { incoming: false, disclosure: false, peers: false };
 
     #[test]
     fn ordinary_sockets_are_not_stopped_at() {
@@ -190,5 +198,15 @@ mod tests {
         assert!(!trapped(PLAIN, Syscall::Sendto, [3, 1, 1, 0, 0, 0]));
         assert!(trapped(PLAIN, Syscall::Sendto, [3, 1, 1, 0, 1 << 33, 16]));
         assert!(trapped(Interest { disclosure: true, ..PLAIN }, Syscall::Sendto, [3, 1, 1, 0, 0, 0]));
+    }
+
+    #[test]
+    fn receiving_is_stopped_at_only_where_peers_need_correction() {
+        let peers = Interest { peers: true, ..PLAIN };
+        for call in [Syscall::Recvmsg, Syscall::Recvmmsg, Syscall::Getpeername] {
+            assert!(!trapped(PLAIN, call, [3, 1, 1, 0, 1, 1]) && trapped(peers, call, [3, 1, 1, 0, 1, 1]));
+        }
+        assert!(trapped(peers, Syscall::Recvfrom, [3, 1, 1, 0, 1 << 40, 1]));
+        assert!(!trapped(peers, Syscall::Recvfrom, [3, 1, 1, 0, 0, 0]));
     }
 }

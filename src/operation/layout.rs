@@ -79,6 +79,14 @@ pub fn batch_entry_bytes(abi: Abi) -> usize {
     if abi.pointer_bytes() == 4 { 32 } else { 64 }
 }
 
+/// Where a `struct msghdr` has the length of the address, of the control messages, and the flags, which
+/// recvmsg(2) sets.
+#[must_use]
+pub fn message_header_results(abi: Abi) -> (u64, u64, u64) {
+    let word = abi.pointer_bytes() as u64;
+    (word, word.saturating_mul(5), word.saturating_mul(6))
+}
+
 /// Copies a `struct msghdr`.
 pub fn message_header(tracee: &dyn Tracee, abi: Abi, address: u64) -> Result<MessageHeader, Unreadable> {
     let mut bytes = [0; 56];
@@ -157,6 +165,42 @@ pub fn control_messages(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MalformedControl;
 
+/// The control messages (native) as `put_cmsg_compat` (net/compat.c) gives them to a 32-bit receiver who has
+/// room for `room` bytes, and whether something was cut.
+#[must_use]
+pub fn compat_control(native: &[u8], room: usize) -> (Vec<u8>, bool) {
+    const HEADER: usize = 12; // struct compat_cmsghdr
+    let mut bytes = Vec::new();
+    for message in control_messages(native, Abi::X86_64).flatten() {
+        let left = room.saturating_sub(bytes.len());
+        if left < HEADER {
+            return (bytes, true);
+        }
+        let data = compat_times(&message);
+        let length = HEADER.saturating_add(data.len()).min(left);
+        bytes.extend((length as u32).to_ne_bytes());
+        bytes.extend(message.level.to_ne_bytes());
+        bytes.extend(message.kind.to_ne_bytes());
+        bytes.extend(data.get(..length.saturating_sub(HEADER)).unwrap_or(&data));
+        if length < HEADER.saturating_add(data.len()) {
+            return (bytes, true);
+        }
+        bytes.resize(bytes.len().next_multiple_of(4).min(room), 0);
+    }
+    (bytes, false)
+}
+
+/// Time stamps (`SCM_TIMESTAMP`, `SCM_TIMESTAMPNS`) are two words; all other data have the same layout.
+fn compat_times(message: &ControlMessage<'_>) -> Vec<u8> {
+    match (message.level, message.kind, message.data) {
+        (libc::SOL_SOCKET, libc::SCM_TIMESTAMP | libc::SCM_TIMESTAMPNS, data) if data.len() == 16 => {
+            let words = [number(data, 0, 8) as u32, number(data, 8, 8) as u32];
+            words.map(u32::to_ne_bytes).as_flattened().to_vec()
+        }
+        (_, _, data) => data.to_vec(),
+    }
+}
+
 /// Builds the native form of control messages.
 #[derive(Debug, Default)]
 pub struct ControlBuilder {
@@ -210,6 +254,21 @@ mod tests {
         assert_eq!(messages.len(), 2);
         assert_eq!((messages[0].level, messages[0].kind, messages[0].data), (1, 1, &[7, 0, 0, 0, 9][..]));
         assert_eq!((messages[1].level, messages[1].kind, messages[1].data), (0, 7, &[][..]));
+    }
+
+    #[test]
+    fn native_control_messages_become_compat() {
+        let mut builder = ControlBuilder::default();
+        builder.push(0, 8, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        builder.push(1, libc::SCM_TIMESTAMP, &[7_u64.to_ne_bytes(), 9_u64.to_ne_bytes()].concat());
+        let native = builder.finish();
+        let expected =
+            [compat(0, 8, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]), compat(1, 29, &[7, 0, 0, 0, 9, 0, 0, 0])];
+        assert_eq!(compat_control(&native, 100), (expected.concat(), false));
+        for room in 0..44 {
+            let (bytes, cut) = compat_control(&native, room);
+            assert!(cut && bytes.len() <= room, "{room}");
+        }
     }
 
     #[test]

@@ -44,6 +44,10 @@ impl Scene<'_> {
             Syscall::Setsockopt => self.setsockopt(&call),
             Syscall::Ioctl => self.ioctl(&call),
             Syscall::IoUringSetup => Ok(self.decide(Subject::default(), &Operation::IoUring, || CONTINUE)),
+            Syscall::Getpeername => Ok(self.getpeername(&call)),
+            Syscall::Recvfrom => Ok(self.recvfrom(&call)),
+            Syscall::Recvmsg => Ok(self.recvmsg(&call)),
+            Syscall::Recvmmsg | Syscall::RecvmmsgTime64 => Ok(self.recvmmsg(&call)),
             Syscall::PidfdGetfd => Ok(self.decide(fd, &Operation::TakeDescriptor, || CONTINUE)),
             Syscall::RequestKey | Syscall::Ptrace | Syscall::ProcessVmWritev | Syscall::Mount | Syscall::Fsopen => {
                 self.delegate(Subject::default(), &call)
@@ -66,6 +70,10 @@ impl Scene<'_> {
             return Ok(self.connect_unix(subject, &socket, &address));
         }
         let operation = Operation::Connect { destination: address.address() };
+        let to_us = |stand_in: Option<Sockaddr>| self.performer().connect(&socket, &stand_in.unwrap_or(address));
+        if let Some(outcome) = self.redirect_query(subject, &operation, &socket, Some(&address), None, to_us) {
+            return Ok(outcome);
+        }
         Ok(self.decide(subject, &operation, || {
             if socket.kind.family == Family::NETLINK && self.tracee.is_alone() {
                 return CONTINUE;
@@ -81,7 +89,11 @@ impl Scene<'_> {
         };
         let destination = destination(address, found.as_ref());
         let subject = Subject { file: found.as_ref(), ..subject };
-        self.decide(subject, &Operation::Connect { destination }, || {
+        let operation = Operation::Connect { destination };
+        if let Some(refused) = self.refuse_resolver(subject, &operation) {
+            return refused;
+        }
+        self.decide(subject, &operation, || {
             let performer = self.performer();
             match &found {
                 // What was judged by its path is reached by what was found, not by the path.
@@ -105,6 +117,11 @@ impl Scene<'_> {
                 if heeds_path(kind, address) && self.pipeline.config.policy.judges_unix() =>
             {
                 if self.patience == Patience::AtOnce { Err(Errno::EAGAIN) } else { self.walk(address) }
+            }
+            Address::Unix(named @ UnixAddress::Path(_))
+                if heeds_path(kind, address) && kind.kind != SocketType::DGRAM =>
+            {
+                self.find_resolver(&named, || self.walk(address))
             }
             _ => Ok(None),
         }
@@ -171,6 +188,9 @@ impl Scene<'_> {
             // Half of them done can't be handed on to somebody with more time.
             return Outcome::NeedsPatience;
         }
+        // Where a query among them isn't left to the kernel, none is.
+        let datagrams = socket.kind.is_internet_datagram();
+        self.performs.set(count > 1 && datagrams && self.only_logs() && self.pipeline.dns.is_some());
         // Nor can the kernel go on behind the first one that we perform: all or none are left to it.
         let whole = if count > 1 { Whole::No } else { Whole::Yes };
         let mut sent = 0_u64;
@@ -238,10 +258,20 @@ impl Scene<'_> {
         // we looked. A stream was judged when it was connected or accepted.
         let peer = || {
             let connected = socket.kind.is_internet_datagram() || socket.kind.family == Family::VSOCK;
-            connected.then(|| sys::peer_name(socket.as_fd()).ok()).flatten().map(|peer| peer.address())
+            let peer = connected.then(|| sys::peer_name(socket.as_fd()).ok()).flatten();
+            peer.map(|peer| self.meant(peer.address(), &socket.kind))
         };
         let way = if socket.kind.is_internet() { decode::way(&message.control, call.abi) } else { Way::default() };
         let operation = Operation::Send { destination: destination.or_else(peer), way };
+        let to_us = |stand_in: Option<Sockaddr>| {
+            // Without what could send it elsewhere, or from an address that can't reach us.
+            let message = Message { name: stand_in, control: Vec::new(), ..message.clone() };
+            self.performer().send(socket, &message, call.abi, None)
+        };
+        let given = message.name.as_ref();
+        if let Some(outcome) = self.redirect_query(subject, &operation, socket, given, Some(message), to_us) {
+            return outcome;
+        }
         let subject = Subject { file: found.as_ref(), ..subject };
         self.decide(subject, &operation, || self.perform_send(socket, message, call, found.as_ref(), whole))
     }

@@ -13,6 +13,9 @@ use std::os::fd::BorrowedFd;
 impl Pipeline {
     /// PROGRAM will be isolated. To be called before it starts.
     pub fn isolate(&mut self, isolation: Isolation) {
+        if let Some(dns) = &mut self.dns {
+            dns.live_in(isolation.socket_source());
+        }
         self.isolation = Some(isolation);
     }
 

@@ -3,9 +3,11 @@
 //! Nothing here knows which backend stopped the call, what makes a leak, or how events are written.
 
 mod calls;
+mod dns;
 mod inherited;
 mod isolated;
 mod observed;
+mod receive;
 mod traced;
 
 use crate::action::interrupt::Watcher;
@@ -13,6 +15,7 @@ use crate::action::perform::unix_path::Found;
 use crate::action::perform::{Performed, Performer, failed};
 use crate::cli::FAILURE;
 use crate::config::{Config, OnLeak, Trace};
+use crate::dns::Dns;
 use crate::event::{self, Action, Body, Call, Change, Event, Judgement, Process, Summary, Who};
 use crate::isolate::Isolation;
 use crate::operation::address::Address;
@@ -27,6 +30,7 @@ use sockstrace_backend::{
     Capabilities, Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc,
 };
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
@@ -48,6 +52,8 @@ pub struct Pipeline {
     watcher: Watcher,
     /// `--isolate`
     isolation: Option<Isolation>,
+    /// Answers redirected queries.
+    dns: Option<Dns>,
     on_program_end: OnProgramEnd,
     /// Results of calls that continue will come by [`Handler::returned`].
     observes_results: AtomicBool,
@@ -89,6 +95,8 @@ struct Scene<'a> {
     name: &'static str,
     /// Its stack.
     traced: Traced,
+    /// Leaks are only recorded, but what the call does is performed by us all the same.
+    performs: Cell<bool>,
 }
 
 /// What an operation is about, for the event.
@@ -108,8 +116,10 @@ impl Pipeline {
     /// # Errors
     /// Where the signal that interrupts our own blocking calls can't be set up.
     pub fn new(config: Config, recorder: Recorder, on_program_end: OnProgramEnd) -> Result<Self, Errno> {
+        let dns = config.policy.first_proxy().and_then(|proxy| Dns::new(config.dns, proxy));
         Ok(Self {
             config,
+            dns,
             recorder,
             watcher: Watcher::new()?,
             isolation: None,
@@ -204,7 +214,9 @@ impl Handler for Pipeline {
             return failed(Errno::EPERM);
         }
         let traced = self.traced(tracee);
-        let mut scene = Scene { pipeline: self, call, tracee, patience, name: call.syscall.name(), traced };
+        let performs = Cell::new(false);
+        let name = call.syscall.name();
+        let mut scene = Scene { pipeline: self, call, tracee, patience, name, traced, performs };
         let outcome = scene.play();
         scene.look_at(outcome)
     }
@@ -272,7 +284,7 @@ impl Scene<'_> {
 
     /// Whether leaks are only recorded, so that what is allowed is left to the kernel too.
     fn only_logs(&self) -> bool {
-        self.pipeline.config.on_leak == OnLeak::Log
+        self.pipeline.config.on_leak == OnLeak::Log && !self.performs.get()
     }
 
     /// Judges, then has it performed (`perform`) or does to it what leaks are to suffer.
@@ -281,7 +293,7 @@ impl Scene<'_> {
         if verdict.is_leak() && self.is_own(subject) {
             verdict = Verdict::allowed("a UNIX socket of the isolated program's own");
         }
-        if verdict.is_leak() {
+        if verdict.is_leak() && !self.performs.get() {
             return self.act(subject, operation, &verdict);
         }
         let outcome = match self.admit(subject, operation) {
@@ -399,7 +411,7 @@ impl Scene<'_> {
         match reply {
             Reply::Return(value) => call.set_result(*value),
             // Who is killed sees nothing.
-            Reply::Fail(errno) if matches!(action, Action::Continue | Action::Block) => {
+            Reply::Fail(errno) if matches!(action, Action::Continue | Action::Block | Action::Redirect) => {
                 call.set_result(i64::from((*errno as i32).wrapping_neg()));
             }
             _ => {}

@@ -4,7 +4,7 @@ use super::nets::Nets;
 use super::proxy::{Endpoint, Proxy};
 use super::rule::{Rule, Target};
 use super::sockets::{leaks_by_itself, listens, speaks_tcp};
-use super::unix::UnixGlobs;
+use super::unix::{self, Resolver, UnixGlobs};
 use super::{Class, Verdict};
 use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixAddress, Way};
 use std::collections::HashMap;
@@ -27,6 +27,8 @@ pub struct PolicyOptions {
     pub judge_unix: bool,
     /// `--isolate`: what a network namespace doesn't hold is a leak by itself.
     pub isolated: bool,
+    /// `--dns redirect`
+    pub redirects_dns: bool,
     /// `--incoming block`, with the rules of `--allow-incoming`; `None` is `--incoming allow`.
     pub incoming: Option<Vec<Rule>>,
 }
@@ -43,6 +45,7 @@ pub struct Policy {
     allow_loopback: bool,
     judge_disclosure: bool,
     judge_unix: bool,
+    redirects_dns: bool,
     incoming: Option<Rules>,
     isolated: bool,
 }
@@ -134,6 +137,7 @@ impl Policy {
             allow_loopback: options.allow_loopback,
             judge_disclosure: options.judge_disclosure,
             judge_unix: options.judge_unix,
+            redirects_dns: options.redirects_dns,
             incoming: options.incoming.map(Rules::new).transpose()?,
             isolated: options.isolated,
         })
@@ -149,6 +153,12 @@ impl Policy {
     #[must_use]
     pub fn judges_unix(&self) -> bool {
         self.judge_unix
+    }
+
+    /// Whether a resolver behind a UNIX socket is judged, as DNS, whatever `--unix` says.
+    #[must_use]
+    pub fn judges_resolver(&self, resolver: Resolver) -> bool {
+        resolver == Resolver::OfNames || self.redirects_dns
     }
 
     /// Whether reading the host's addresses and routes is a leak.
@@ -324,7 +334,8 @@ impl Policy {
     }
 
     fn unix(&self, address: &UnixAddress) -> Verdict<'_> {
-        if !self.judge_unix {
+        let resolves = unix::resolver_at(address).is_some_and(|resolver| self.judges_resolver(resolver));
+        if !self.judge_unix && !resolves {
             return Verdict::allowed("UNIX sockets are not judged");
         }
         if let UnixAddress::Path(path) = address
@@ -340,6 +351,7 @@ impl Policy {
         }
         match self.allow.unix.find(address) {
             Some(rule) => Verdict::allowed_by(self.allow.text(rule), "the UNIX socket is allowed"),
+            None if resolves => outbound("a resolver, which asks for names on behalf of whoever connects"),
             None => outbound("a UNIX socket that no proxy or unix: rule covers"),
         }
     }

@@ -125,6 +125,14 @@ fn loopback_is_a_leak_unless_allowed_and_the_unspecified_address_is_loopback() {
 fn unix_destinations() {
     let open = policy(|_| {});
     assert_eq!(connect(&open, &path("/run/nscd/socket"), UNIX).leak, None);
+    // Who resolves names is DNS.
+    let resolved = path("/run/systemd/resolve/io.systemd.Resolve");
+    assert!(connect(&open, &resolved, UNIX).is_leak());
+    let allowing = policy(|options| options.allow = rules(&["unix:/run/systemd/**"]));
+    assert_eq!(connect(&allowing, &resolved, UNIX).rule, Some("unix:/run/systemd/**"));
+    let redirecting = policy(|options| options.redirects_dns = true);
+    assert!(connect(&redirecting, &path("/run/nscd/socket"), UNIX).is_leak());
+    assert_eq!(connect(&redirecting, &path("/run/x"), UNIX).leak, None);
     let judged = policy(|options| {
         options.judge_unix = true;
         options.proxies = vec!["socks5+unix:///run/tor/socks".parse().unwrap()];

@@ -15,6 +15,7 @@ mod unix;
 pub use judge::{Policy, PolicyOptions, Rules};
 pub use proxy::{Credentials, Endpoint, Proxy, Scheme, redact};
 pub use rule::Rule;
+pub use unix::{RESOLVERS, Resolver, resolver_at};
 
 use serde::Serialize;
 use std::borrow::Cow;

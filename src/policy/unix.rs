@@ -7,6 +7,42 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+/// A daemon that resolves names for whoever connects: asking it is DNS. Refused, the C library asks by DNS
+/// itself. (systemd-resolved can be asked by D-Bus too, which carries much else: that is judged with
+/// `--unix leak` alone.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolver {
+    /// systemd-resolved (varlink) and, by multicast, Avahi: for names alone.
+    OfNames,
+    /// nscd, which is asked for users and groups too, and what for can't be told from a connect.
+    OfAnything,
+}
+
+/// Where they listen.
+pub const RESOLVERS: [(&str, Resolver); 6] = [
+    ("/run/systemd/resolve/io.systemd.Resolve", Resolver::OfNames),
+    ("/var/run/systemd/resolve/io.systemd.Resolve", Resolver::OfNames),
+    ("/run/avahi-daemon/socket", Resolver::OfNames),
+    ("/var/run/avahi-daemon/socket", Resolver::OfNames),
+    ("/run/nscd/socket", Resolver::OfAnything),
+    ("/var/run/nscd/socket", Resolver::OfAnything),
+];
+
+/// Who resolves names there. Where a process has mounts of its own, the path comes by way of
+/// /proc/PID/root.
+#[must_use]
+pub fn resolver_at(address: &UnixAddress) -> Option<Resolver> {
+    let UnixAddress::Path(path) = address else { return None };
+    let path = path.to_str()?;
+    let own = path.strip_prefix("/proc/").and_then(|path| path.split_once("/root/"));
+    let own = own.filter(|(pid, _)| pid.bytes().all(|byte| byte.is_ascii_digit())).map(|(_, path)| path);
+    let is_here = |resolver: &str| match own {
+        Some(own) => resolver.strip_prefix('/') == Some(own),
+        None => resolver == path,
+    };
+    RESOLVERS.iter().find(|(resolver, _)| is_here(resolver)).map(|(_, kind)| *kind)
+}
+
 /// Rules (as indices) by globs on paths and on abstract names.
 #[derive(Debug, Default)]
 pub(super) struct UnixGlobs {
@@ -133,6 +169,19 @@ mod tests {
         assert!(!matches("/run/x", &path("/run/x/y")));
         let odd = UnixAddress::Path(OsStr::from_bytes(b"/run/\xff\n.sock").into());
         assert!(matches("/run/*.sock", &odd));
+    }
+
+    #[test]
+    fn resolvers_are_known_by_their_paths() {
+        for yes in ["/run/nscd/socket", "/proc/17/root/run/systemd/resolve/io.systemd.Resolve"] {
+            assert!(resolver_at(&path(yes)).is_some(), "{yes}");
+        }
+        for no in
+            ["/run/nscd/socket2", "/proc/self/root/run/nscd/socket", "/proc/1/root/x/run/nscd/socket", "/run/x"]
+        {
+            assert_eq!(resolver_at(&path(no)), None, "{no}");
+        }
+        assert_eq!(resolver_at(&UnixAddress::Abstract(b"/run/nscd/socket".to_vec())), None);
     }
 
     #[test]

@@ -139,11 +139,7 @@ pub const RECIPES: &[Recipe] = &[
         name: "musl",
         needs: &[("musl-gcc", "musl-tools")],
         command: |setting| {
-            let fetch = built("fetch-musl", &["fetch.c"], |sources, output| {
-                let mut musl = Command::new("musl-gcc");
-                musl.args(["-static", "-O1", "-o"]).arg(output).args(sources);
-                musl
-            });
+            let fetch = musl("fetch");
             let proxy = PROXY.to_string();
             let proxied = if setting.proxied { vec![proxy.as_str(), "9050"] } else { Vec::new() };
             let mode = if setting.proxied { "socks" } else { "direct" };
@@ -171,11 +167,7 @@ pub const RECIPES: &[Recipe] = &[
 ];
 
 fn java(setting: &Setting, kind: &str, port: &str) -> Vec<String> {
-    let classes = built("classes", &["Fetch.java"], |sources, output| {
-        let mut javac = Command::new("javac");
-        javac.arg("-d").arg(output).args(sources);
-        javac
-    });
+    let classes = classes("Fetch");
     let proxy = PROXY.to_string();
     let kind = if setting.proxied { kind } else { "direct" };
     let proxied = if setting.proxied { vec![proxy.as_str(), port] } else { Vec::new() };
@@ -239,7 +231,8 @@ fn firefox(setting: &Setting) -> Vec<String> {
     if setting.proxied { words(&firefox) } else { words(&[&timeout[..], &firefox].concat()) }
 }
 
-fn guest(name: &str) -> String {
+/// The path of a source in `tests/real/guests`.
+pub fn guest(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/guests").join(name).display().to_string()
 }
 
@@ -252,6 +245,24 @@ pub fn go(name: &str) -> String {
         let cache = output.with_file_name("go-cache");
         go.env("CGO_ENABLED", "0").env("GOCACHE", cache).env("GO111MODULE", "off").env("GOPROXY", "off");
         go
+    })
+}
+
+/// A static C program of `tests/real/guests`, with musl.
+pub fn musl(name: &str) -> String {
+    built(&format!("{name}-musl"), &[&format!("{name}.c")], |sources, output| {
+        let mut musl = Command::new("musl-gcc");
+        musl.args(["-static", "-O1", "-o"]).arg(output).args(sources);
+        musl
+    })
+}
+
+/// The folder of a compiled Java class of `tests/real/guests`.
+pub fn classes(name: &str) -> String {
+    built(&format!("{name}-classes"), &[&format!("{name}.java")], |sources, output| {
+        let mut javac = Command::new("javac");
+        javac.arg("-d").arg(output).args(sources);
+        javac
     })
 }
 

@@ -22,6 +22,10 @@ pub struct Programs {
     pub traces: PathBuf,
     /// Harmless traffic.
     pub quiet: PathBuf,
+    /// Every way of asking a resolver.
+    pub dns: PathBuf,
+    /// The same for i386.
+    pub dns32: Option<PathBuf>,
     /// Bad input.
     pub hostile: PathBuf,
     /// The same for i386.
@@ -57,6 +61,8 @@ pub fn programs() -> &'static Programs {
             vectors32: can_do_narrow.then(|| build("vectors32", &vectors, &narrow)),
             traces: build("traces", &[sources.join("traces.c")], &[]),
             quiet: build("quiet", &[sources.join("quiet.c"), sources.join("vectors/common.c")], &[]),
+            dns: build("dns-client", &[sources.join("dns/client.c")], &[]),
+            dns32: can_do_narrow.then(|| build("dns-client32", &[sources.join("dns/client.c")], &narrow)),
             hostile: build("hostile", &hostile, &[]),
             hostile32: can_do_narrow.then(|| build("hostile32", &hostile, &narrow)),
         }

@@ -76,6 +76,8 @@ syscalls! {
     Connect = "connect",
     /// fsopen(2)
     Fsopen = "fsopen",
+    /// getpeername(2)
+    Getpeername = "getpeername",
     /// `io_uring_setup(2)`
     IoUringSetup = "io_uring_setup",
     /// ioctl(2)
@@ -90,6 +92,14 @@ syscalls! {
     ProcessVmWritev = "process_vm_writev",
     /// ptrace(2)
     Ptrace = "ptrace",
+    /// recvfrom(2)
+    Recvfrom = "recvfrom",
+    /// recvmmsg(2)
+    Recvmmsg = "recvmmsg",
+    /// recvmmsg(2) with 64-bit times, of 32-bit interfaces
+    RecvmmsgTime64 = "recvmmsg_time64",
+    /// recvmsg(2)
+    Recvmsg = "recvmsg",
     /// `request_key(2)`
     RequestKey = "request_key",
     /// sendmmsg(2)

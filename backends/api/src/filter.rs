@@ -157,7 +157,10 @@ impl Filter {
                 let is_it = Condition::new(0, Comparison::int_equal(number));
                 add(&mut context, action, Syscall::Socketcall.name(), &[is_it])?;
             }
-            add(&mut context, action, trap.syscall.name(), &trap.conditions)?;
+            // What no interface of this machine has, libseccomp may not know.
+            if arch::ABIS.iter().any(|abi| trap.syscall.number(*abi).is_some()) {
+                add(&mut context, action, trap.syscall.name(), &trap.conditions)?;
+            }
         }
         for trap in own {
             add(&mut context, action, trap.name, &trap.conditions)?;
@@ -270,10 +273,14 @@ pub fn socketcall_number(call: Syscall) -> Option<i32> {
         Syscall::Connect => 3,
         Syscall::Listen => 4,
         Syscall::Accept => 5,
+        Syscall::Getpeername => 7,
         Syscall::Sendto => 11,
+        Syscall::Recvfrom => 12,
         Syscall::Setsockopt => 14,
         Syscall::Sendmsg => 16,
+        Syscall::Recvmsg => 17,
         Syscall::Accept4 => 18,
+        Syscall::Recvmmsg => 19,
         Syscall::Sendmmsg => 20,
         _ => return None,
     })

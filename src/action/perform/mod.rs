@@ -11,6 +11,7 @@
 //! | AF_UNIX connect and sends | where other threads could interfere | peers see the supervisor's process id (SO_PEERCRED, SCM_CREDENTIALS where it may not name the tracee) |
 //! | netlink sends | where other threads could interfere | an unbound socket would get the supervisor's port id |
 
+pub mod receive;
 pub mod send;
 pub mod sys;
 pub mod unix_path;

@@ -1,6 +1,7 @@
 //! The socket calls that are performed, over bytes and plain numbers: nix's typed addresses can't hold
 //! what a tracee may give.
 
+use super::receive::Received;
 use crate::operation::address::STORAGE_BYTES;
 use crate::operation::decode::Sockaddr;
 use crate::operation::{Family, SocketKind, SocketType};
@@ -71,9 +72,17 @@ impl Number for libc::timeval {}
 /// Whether the socket has a send timeout (`SO_SNDTIMEO`): then an interrupted call isn't restarted
 /// (`sock_intr_errno`, include/net/sock.h).
 pub fn has_send_timeout(socket: BorrowedFd<'_>) -> bool {
+    has_timeout(socket, libc::SO_SNDTIMEO)
+}
+
+/// Whether the socket has a receive timeout (`SO_RCVTIMEO`).
+pub fn has_receive_timeout(socket: BorrowedFd<'_>) -> bool {
+    has_timeout(socket, libc::SO_RCVTIMEO)
+}
+
+fn has_timeout(socket: BorrowedFd<'_>, name: i32) -> bool {
     let none = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    let timeout = option(socket, libc::SO_SNDTIMEO, none);
-    timeout.is_ok_and(|timeout| timeout.tv_sec != 0 || timeout.tv_usec != 0)
+    option(socket, name, none).is_ok_and(|timeout| timeout.tv_sec != 0 || timeout.tv_usec != 0)
 }
 
 /// `SO_ACCEPTCONN`
@@ -217,4 +226,54 @@ pub fn set_unreadable_option(socket: BorrowedFd<'_>, level: i32, name: i32, leng
     // SAFETY: the page isn't there, which the kernel answers with EFAULT.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value, length as libc::socklen_t) };
     Errno::result(result).map(drop)
+}
+
+/// Receives a message, with room for so many bytes of payload and of control messages.
+pub fn receive(socket: BorrowedFd<'_>, room: usize, control: usize, flags: i32) -> Result<Received, Errno> {
+    let (mut payload, mut controls) = (vec![0_u8; room], vec![0_u8; control]);
+    let mut source = [0_u8; STORAGE_BYTES];
+    let mut vector = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+    // SAFETY: all fields are integers or pointers, for which zero is valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = source.as_mut_ptr().cast();
+    message.msg_namelen = STORAGE_BYTES as libc::socklen_t;
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    if !controls.is_empty() {
+        message.msg_control = controls.as_mut_ptr().cast();
+        message.msg_controllen = controls.len();
+    }
+    // SAFETY: the call writes to buffers of our own, within the sizes given.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let length = Errno::result(received)? as usize;
+    payload.truncate(length);
+    controls.truncate(message.msg_controllen);
+    let name = source.get(..message.msg_namelen as usize).filter(|name| !name.is_empty());
+    Ok(Received {
+        payload,
+        length,
+        source: name.map(Sockaddr::from_bytes),
+        control: controls,
+        flags: message.msg_flags,
+    })
+}
+
+/// The index of the interface that the socket's packets go to whatever their destination: `SO_BINDTODEVICE`,
+/// or `IP_UNICAST_IF` and its like. 0 for none.
+pub fn bound_interface(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+    const SO_BINDTOIFINDEX: i32 = 62; // <asm-generic/socket.h>; Linux 5.1
+    const IP_UNICAST_IF: i32 = 50; // <linux/in.h>
+    const IPV6_UNICAST_IF: i32 = 76; // <linux/in6.h>
+    let device = int_option(socket, SO_BINDTOIFINDEX)?;
+    // In network byte order; an IPv4 socket has no IPv6 options.
+    let four = option_of(socket, libc::IPPROTO_IP, IP_UNICAST_IF, 0_i32).unwrap_or(0);
+    let six = option_of(socket, libc::IPPROTO_IPV6, IPV6_UNICAST_IF, 0_i32).unwrap_or(0);
+    let unicast = if four == 0 { six } else { four };
+    Ok(if device == 0 { u32::from_be(unicast as u32) } else { device as u32 })
+}
+
+/// A number for the network namespace that the socket was made in (Linux 5.14).
+pub fn network_namespace(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    const SO_NETNS_COOKIE: i32 = 71; // <asm-generic/socket.h>
+    option(socket, SO_NETNS_COOKIE, 0)
 }
