@@ -20,6 +20,8 @@ pub mod operation;
 pub mod output;
 pub mod pipeline;
 pub mod policy;
+pub mod proxy;
+pub mod redirect;
 pub mod relay;
 pub mod report;
 pub mod run;

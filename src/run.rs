@@ -66,7 +66,7 @@ fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) ->
     let pipeline = Pipeline::new(config, recorder, program_ended);
     let mut pipeline = pipeline.map_err(BackendError::doing("setting signals up"))?;
     if let Some(isolation) = isolation {
-        pipeline.isolate(isolation);
+        pipeline.isolate(isolation).map_err(BackendError::doing("making sockets inside --isolate"))?;
     }
     let pipeline = Arc::new(pipeline);
     let mut command = Command { program, arguments, inherited, severed: Vec::new() };
@@ -74,6 +74,7 @@ fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) ->
         Ok(ended) => pipeline.exit_status(ended),
         Err(error) => complain(&error),
     };
+    pipeline.settle();
     pipeline.finish(i32::from(status));
     Ok(status)
 }
@@ -92,6 +93,7 @@ fn plan(config: &Config) -> Plan {
         incoming: policy.judges_incoming() || config.trace == Trace::All,
         disclosure: policy.judges_disclosure(),
         peers: config.dns != Mode::Judge,
+        redirects: config.on_leak == OnLeak::Redirect,
     };
     Plan {
         traps: interest::traps(interest),

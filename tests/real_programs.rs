@@ -42,7 +42,8 @@ fn fetch(world: &World, recipe: &Recipe, user: u32, way: Way) -> (Outcome, Vec<S
     std::thread::sleep(Duration::from_millis(50));
     let requests = world.requests();
     let mut wrong = outcome.complaints();
-    if requests.iter().any(|request| request.proxied != way.proxied) {
+    let redirected = way.options.contains(&"--on-leak=redirect");
+    if requests.iter().any(|request| request.proxied != (way.proxied || redirected)) {
         wrong.push(format!("it came another way: {requests:?}"));
     }
     if way.backend.is_some() && outcome.summary.is_none() {
@@ -54,7 +55,7 @@ fn fetch(world: &World, recipe: &Recipe, user: u32, way: Way) -> (Outcome, Vec<S
     };
     let blocked = !way.proxied && way.options.iter().all(|option| *option != "--on-leak=log");
     if way.backend.is_some() && blocked {
-        if !requests.is_empty() {
+        if !requests.is_empty() && !redirected {
             wrong.push(format!("requests got through: {requests:?}"));
         }
         let queries = world.queries();
@@ -129,6 +130,18 @@ fn check(recipe: &Recipe, user: u32, backend: &'static str) -> Result<(), String
         wrong.push(format!("{:?} instead of 23", logged.status));
     }
     tell("direct, logged", wrong, &logged);
+
+    // Told nothing of a proxy.
+    let (redirected, mut wrong, seen) =
+        fetch(&world, recipe, user, way(Some(backend), false, &["--on-leak=redirect"]));
+    caught(&redirected, &mut wrong, "redirect");
+    if !seen || (recipe.shows == Shows::Stdout && redirected.stdout != native.stdout) {
+        wrong.push("another page than natively".into());
+    }
+    if redirected.status != Status::Exited(23) {
+        wrong.push(format!("{:?} instead of 23", redirected.status));
+    }
+    tell("direct, redirected", wrong, &redirected);
 
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }

@@ -51,12 +51,36 @@ choices! {
         /// Refuse it.
         #[default]
         Block = "block",
+        /// Send it through the first proxy.
+        Redirect = "redirect",
         /// Kill the process.
         Kill = "kill",
         /// Kill the whole tree.
         KillTree = "kill-tree",
         /// End the process with SIGABRT and a core.
         Core = "core",
+    }
+
+    /// `--isolate-by`
+    pub enum IsolateBy {
+        /// Each connection has credentials of its own.
+        #[default]
+        Connection = "connection",
+        /// Connections to the same address and port share them.
+        Destination = "destination",
+        /// Connections of the same process share them.
+        Process = "process",
+        /// All connections share them.
+        Run = "run",
+    }
+
+    /// `--isolate-format`
+    pub enum IsolateFormat {
+        /// Username and password are random.
+        #[default]
+        Random = "random",
+        /// Tor's extended format: the password is random, the username says what it is for.
+        Tor = "tor",
     }
 
     /// `--leftover`
@@ -133,6 +157,7 @@ impl OnLeak {
         match self {
             Self::Log => Action::Continue,
             Self::Block => Action::Block,
+            Self::Redirect => Action::Redirect,
             Self::Kill => Action::Kill,
             Self::KillTree => Action::KillTree,
             Self::Core => Action::Core,

@@ -9,7 +9,7 @@ mod options;
 mod scope;
 mod unbuilt;
 
-pub use choices::{BackendChoice, Format, Leftover, OnLeak, Stack, Trace};
+pub use choices::{BackendChoice, Format, IsolateBy, IsolateFormat, Leftover, OnLeak, Stack, Trace};
 pub use options::{Options, Source};
 pub use scope::Watching;
 pub use unbuilt::unbuilt;
@@ -36,6 +36,10 @@ pub struct Config {
     pub dns: Mode,
     /// What happens to one.
     pub on_leak: OnLeak,
+    /// What shares credentials at the proxy; `None`: they are those of its URL.
+    pub isolate_by: Option<IsolateBy>,
+    /// What such credentials look like.
+    pub isolate_format: IsolateFormat,
     /// What a refused call returns.
     pub block_errno: Errno,
     /// What becomes of processes that outlive PROGRAM.
@@ -93,17 +97,20 @@ impl Config {
         if run.program.is_empty() && watching.is_none() {
             return Err(ConfigError("PROGRAM is missing: sockstrace [OPTIONS] [--] PROGRAM [ARG]...".into()));
         }
-        // Checked though only one value is built.
         let block_errno = parsed("block_errno", layers.block_errno.as_ref(), errno::from_name)?;
         let leak_exit_code = parsed("leak_exit_code", layers.leak_exit_code.as_ref(), exit_code)?;
         let dns: Mode = parsed("dns", layers.dns.as_ref(), str::parse)?.unwrap_or_default();
         let policy = policy(&layers, dns)?;
         check_dns(&layers, dns, &policy)?;
+        let on_leak = if watching.is_some() { OnLeak::Log } else { choice("on_leak", layers.on_leak.as_ref())? };
+        let (isolate_by, isolate_format) = isolation(&layers, &policy, on_leak)?;
         Ok(Self {
             dns,
             policy,
             backend,
-            on_leak: if watching.is_some() { OnLeak::Log } else { choice("on_leak", layers.on_leak.as_ref())? },
+            on_leak,
+            isolate_by,
+            isolate_format,
             block_errno: block_errno.unwrap_or(Errno::EPERM),
             leftover: choice("leftover", layers.leftover.as_ref())?,
             strict: choice::<Syscalls>("syscalls", layers.syscalls.as_ref())? == Syscalls::Strict,
@@ -210,6 +217,33 @@ fn judges_incoming(layers: &Layers) -> Result<bool, ConfigError> {
         },
         (_, Some(_)) => Ok(true),
         (_, None) => Ok(incoming == Incoming::Block),
+    }
+}
+
+/// `--isolate-by` and `--isolate-format`, where they can have an effect.
+fn isolation(
+    layers: &Layers,
+    policy: &Policy,
+    on_leak: OnLeak,
+) -> Result<(Option<IsolateBy>, IsolateFormat), ConfigError> {
+    let by = parsed("isolate_by", layers.isolate_by.as_ref(), IsolateBy::from_word)?;
+    let format = choice("isolate_format", layers.isolate_format.as_ref())?;
+    if let Some(given) = &layers.isolate_by {
+        let proxy = policy.first_proxy();
+        let why = if on_leak != OnLeak::Redirect {
+            "it is for --on-leak redirect"
+        } else if proxy.is_some_and(|proxy| proxy.scheme() != Scheme::Socks5) {
+            "the first --proxy is no SOCKS5 proxy, and takes no credentials"
+        } else if proxy.is_some_and(|proxy| proxy.credentials().is_some()) {
+            "the first --proxy has credentials already"
+        } else {
+            return Ok((by, format));
+        };
+        return Err(refused("isolate_by", &given.value, &given.source, why));
+    }
+    match &layers.isolate_format {
+        Some(given) => Err(refused("isolate_format", &given.value, &given.source, "it goes with --isolate-by")),
+        None => Ok((by, format)),
     }
 }
 

@@ -181,6 +181,17 @@ options! {
     #[arg(value_name = "WHAT", help_heading = "What happens to a leak")]
     on_leak: String,
 
+    /// With --on-leak redirect to a SOCKS5 proxy: fresh random credentials, so that the proxy keeps
+    /// connections apart that don't belong together (Tor uses other circuits): connection, destination,
+    /// process or run say what shares them [default: those of the proxy's URL, or none]
+    #[arg(value_name = "WHAT", help_heading = "What happens to a leak")]
+    isolate_by: String,
+
+    /// What the credentials of --isolate-by look like: random, or tor (Tor's extended format, the
+    /// username <torS0X>0) [default: random]
+    #[arg(value_name = "FORMAT", help_heading = "What happens to a leak")]
+    isolate_format: String,
+
     /// What a refused call returns, by its name in errno(3) [default: EPERM]
     #[arg(value_name = "NAME", help_heading = "What happens to a leak")]
     block_errno: String,

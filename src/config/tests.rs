@@ -83,7 +83,7 @@ fn messages_name_option_value_source_and_what_is_accepted() {
         }
     };
     let flags = Options { on_leak: Some("ignore".into()), ..Options::default() };
-    has(error(&[], flags), &["--on-leak", "\"ignore\"", "command line", "log, block, kill"]);
+    has(error(&[], flags), &["--on-leak", "\"ignore\"", "command line", "log, block, redirect, kill"]);
     let environment = [("SOCKSTRACE_LEAK_EXIT_CODE", "256")];
     let message = error(&environment, Options::default());
     has(message, &["--leak-exit-code", "\"256\"", "SOCKSTRACE_LEAK_EXIT_CODE", "0 to 255"]);
@@ -107,7 +107,6 @@ fn messages_name_option_value_source_and_what_is_accepted() {
 fn what_is_not_built_is_refused_wherever_it_comes_from() {
     for (variable, value, part) in [
         ("PID", "1", "--pid"),
-        ("ON_LEAK", "redirect", "--on-leak redirect"),
         ("SOCKS_AUTH", "any", "--socks-auth"),
         ("SOCKS_ISOLATION", "x", "--socks-isolation"),
         ("DNS", "redirect=map", "--dns redirect=map"),
@@ -229,4 +228,23 @@ fn dns_is_redirected_by_proxies_that_can() {
     let error = dns("redirect=tcp://dns.example", None).unwrap_err().to_string();
     assert!(error.contains("SOCKSTRACE_DNS") && error.contains("never resolves"), "{error}");
     assert_eq!(dns("judge", Some("http://127.0.0.1:8118")).unwrap().dns, Mode::Judge);
+}
+
+#[test]
+fn isolation_is_refused_where_it_would_do_nothing() {
+    let flags = |proxy: &str, on_leak: &str| Options {
+        proxy: Some(vec![proxy.into()]),
+        on_leak: Some(on_leak.into()),
+        isolate_by: Some("destination".into()),
+        ..Options::default()
+    };
+    let config = load(None, &[], flags("socks5://127.0.0.1:1", "redirect")).unwrap();
+    assert_eq!((config.isolate_by, config.isolate_format), (Some(IsolateBy::Destination), IsolateFormat::Random));
+    assert!(error(&[], flags("socks5://127.0.0.1:1", "block")).contains("--on-leak redirect"));
+    assert!(error(&[], flags("http://127.0.0.1:1", "redirect")).contains("no SOCKS5"));
+    assert!(error(&[], flags("socks5://u:p@127.0.0.1:1", "redirect")).contains("credentials already"));
+    let lone = Options { isolate_format: Some("tor".into()), ..Options::default() };
+    assert!(error(&[], lone).contains("--isolate-by"));
+    let word = Options { isolate_by: Some("x".into()), ..flags("socks5://127.0.0.1:1", "redirect") };
+    assert!(error(&[], word).contains("connection, destination, process, run"));
 }

@@ -8,7 +8,6 @@ use super::options::Layers;
 /// Options, spelled as in [`Layers`], with the values that don't work; none named means any.
 const OPTIONS: &[(&str, &[&str])] = &[
     ("pid", &[]),
-    ("on_leak", &["redirect"]),
     ("socks_auth", &[]),
     ("socks_isolation", &[]),
     ("dns", &["redirect=map"]),

@@ -30,6 +30,7 @@ mod udp;
 
 pub use gates::{AT_ONCE, Admission, Gates, wait_for};
 
+use crate::relay::SocketSource;
 use namespaces::{Founded, Inside};
 use sockstrace_backend::{BackendError, Namespaces};
 use std::net::IpAddr;
@@ -81,6 +82,16 @@ impl Isolation {
     pub fn socket_source(&self) -> crate::dns::SocketSource {
         let inside = Inside::new(Arc::clone(&self.namespaces));
         Box::new(move |family, kind| inside.socket(family as i32, kind as i32, 0))
+    }
+
+    /// TCP sockets inside, non-blocking, in the family of an address.
+    #[must_use]
+    pub fn sockets(&self) -> SocketSource {
+        let inside = Inside::new(self.namespaces());
+        Box::new(move |address| {
+            let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+            inside.socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)
+        })
     }
 
     /// The ways out.

@@ -14,6 +14,7 @@
 //! | `io_uring_setup` | always | its operations pass filters and tracers unseen |
 //! | `pidfd_getfd` | always | brings in a descriptor from another process |
 //! | recvfrom (with room for an address), recvmsg, recvmmsg, getpeername | with `--dns redirect` | they would name a peer that isn't the resolver which was asked |
+//! | getpeername, getsockname, getsockopt of `SO_ERROR` and `SO_PEERNAME` | with `--on-leak redirect` | the kernel knows other ends and errors than the program is to see |
 //! | bind, listen, accept, accept4 | with `--incoming block`, and to be shown with `--trace all` | reachable from outside |
 //!
 //! What isn't here can't reach a destination that none of these has set: write, send without an address,
@@ -32,6 +33,8 @@ pub struct Interest {
     pub disclosure: bool,
     /// Sockets may lead elsewhere than the program knows, so that what names their peers must be corrected.
     pub peers: bool,
+    /// Connections may lead elsewhere than the program knows, so that what names their ends must be corrected.
+    pub redirects: bool,
 }
 
 /// `SO_BINDTOIFINDEX` of <asm-generic/socket.h>.
@@ -88,6 +91,12 @@ const SHOWING: [(i32, &str); 11] = [
     (0x8970, "SIOCGIFMAP"),
 ];
 
+/// `SO_PEERNAME` of <asm-generic/socket.h>: getpeername(2) as an option.
+pub const SO_PEERNAME: i32 = 28;
+
+/// Options of `SOL_SOCKET` that tell how a redirected connection fares, or where it leads.
+const SHOWN: [i32; 2] = [libc::SO_ERROR, SO_PEERNAME];
+
 /// The name of a request that shows the host's network.
 #[must_use]
 pub fn showing_request(request: i32) -> Option<&'static str> {
@@ -123,8 +132,15 @@ pub fn traps(interest: Interest) -> Vec<Trap> {
     }
     if interest.peers {
         traps.push(Trap::when(Syscall::Recvfrom, [Condition::new(4, Comparison::NotEqual(0))]));
-        let always = [Syscall::Recvmsg, Syscall::Recvmmsg, Syscall::RecvmmsgTime64, Syscall::Getpeername];
+        let always = [Syscall::Recvmsg, Syscall::Recvmmsg, Syscall::RecvmmsgTime64];
         traps.extend(always.map(Trap::always));
+    }
+    if interest.peers || interest.redirects {
+        traps.push(Trap::always(Syscall::Getpeername));
+    }
+    if interest.redirects {
+        traps.push(Trap::always(Syscall::Getsockname));
+        traps.extend(SHOWN.map(|name| Trap::when(Syscall::Getsockopt, [int(1, libc::SOL_SOCKET), int(2, name)])));
     }
     if interest.incoming {
         traps.extend([Syscall::Bind, Syscall::Listen, Syscall::Accept, Syscall::Accept4].map(Trap::always));
@@ -168,7 +184,7 @@ mod tests {
         traps(interest).iter().any(|trap| trap.matches(syscall, &args))
     }
 
-    const PLAIN: Interest = Interest { incoming: false, disclosure: false, peers: false };
+    const PLAIN: Interest = Interest { incoming: false, disclosure: false, peers: false, redirects: false };
 
     #[test]
     fn ordinary_sockets_are_not_stopped_at() {

@@ -44,10 +44,12 @@ impl Scene<'_> {
             Syscall::Setsockopt => self.setsockopt(&call),
             Syscall::Ioctl => self.ioctl(&call),
             Syscall::IoUringSetup => Ok(self.decide(Subject::default(), &Operation::IoUring, || CONTINUE)),
-            Syscall::Getpeername => Ok(self.getpeername(&call)),
+            Syscall::Getpeername => Ok(self.redirected_peer(&call).unwrap_or_else(|| self.getpeername(&call))),
             Syscall::Recvfrom => Ok(self.recvfrom(&call)),
             Syscall::Recvmsg => Ok(self.recvmsg(&call)),
             Syscall::Recvmmsg | Syscall::RecvmmsgTime64 => Ok(self.recvmmsg(&call)),
+            Syscall::Getsockname => Ok(self.getsockname(&call)),
+            Syscall::Getsockopt => Ok(self.getsockopt(&call)),
             Syscall::PidfdGetfd => Ok(self.decide(fd, &Operation::TakeDescriptor, || CONTINUE)),
             Syscall::RequestKey | Syscall::Ptrace | Syscall::ProcessVmWritev | Syscall::Mount | Syscall::Fsopen => {
                 self.delegate(Subject::default(), &call)
@@ -74,12 +76,13 @@ impl Scene<'_> {
         if let Some(outcome) = self.redirect_query(subject, &operation, &socket, Some(&address), None, to_us) {
             return Ok(outcome);
         }
-        Ok(self.decide(subject, &operation, || {
+        let perform = || {
             if socket.kind.family == Family::NETLINK && self.tracee.is_alone() {
                 return CONTINUE;
             }
-            self.performer().connect(&socket, &address)
-        }))
+            self.told(&socket, || self.performer().connect(&socket, &address))
+        };
+        Ok(self.decide_or(subject, &operation, perform, || self.redirect_connect(&socket, &address)))
     }
 
     fn connect_unix(&self, subject: Subject<'_>, socket: &Socket, address: &Sockaddr) -> Outcome {
@@ -273,7 +276,8 @@ impl Scene<'_> {
             return outcome;
         }
         let subject = Subject { file: found.as_ref(), ..subject };
-        self.decide(subject, &operation, || self.perform_send(socket, message, call, found.as_ref(), whole))
+        let perform = || self.perform_send(socket, message, call, found.as_ref(), whole);
+        self.decide_or(subject, &operation, perform, || self.redirect_send(socket, message, call.abi))
     }
 
     fn perform_send(

@@ -64,6 +64,8 @@ impl Pipeline {
                 action: match self.config.on_leak {
                     _ if !leaks => Action::Continue,
                     OnLeak::Log if severs => Action::Block,
+                    // What is connected already stays so, or is taken away.
+                    OnLeak::Redirect => Action::Block,
                     on_leak => on_leak.action(),
                 },
                 reason: verdict.reason.clone(),

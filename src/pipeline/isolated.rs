@@ -12,11 +12,18 @@ use std::os::fd::BorrowedFd;
 
 impl Pipeline {
     /// PROGRAM will be isolated. To be called before it starts.
-    pub fn isolate(&mut self, isolation: Isolation) {
+    ///
+    /// # Errors
+    /// Where there are no sockets to be had inside.
+    pub fn isolate(&mut self, isolation: Isolation) -> Result<(), Errno> {
         if let Some(dns) = &mut self.dns {
             dns.live_in(isolation.socket_source());
         }
+        if let Some(redirector) = &self.redirector {
+            redirector.relay.add_ground(isolation.sockets())?;
+        }
         self.isolation = Some(isolation);
+        Ok(())
     }
 
     /// Whether a leak gets nowhere even if it is let go, so that `--on-leak log` may do that.

@@ -8,6 +8,7 @@ mod inherited;
 mod isolated;
 mod observed;
 mod receive;
+mod redirected;
 mod traced;
 
 use crate::action::interrupt::Watcher;
@@ -23,6 +24,8 @@ use crate::operation::layout::Unreadable;
 use crate::operation::{Operation, SocketKind, Way};
 use crate::output::{Recorder, Slip};
 use crate::policy::Verdict;
+use crate::redirect::{Redirected, Redirector};
+use crate::relay::Unfit;
 use crate::stacks::Stacks;
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -54,6 +57,8 @@ pub struct Pipeline {
     isolation: Option<Isolation>,
     /// Answers redirected queries.
     dns: Option<Dns>,
+    /// With `--on-leak redirect`.
+    redirector: Option<Redirector>,
     on_program_end: OnProgramEnd,
     /// Results of calls that continue will come by [`Handler::returned`].
     observes_results: AtomicBool,
@@ -114,10 +119,11 @@ impl Pipeline {
     /// A pipeline for one run.
     ///
     /// # Errors
-    /// Where the signal that interrupts our own blocking calls can't be set up.
+    /// Where the signal that interrupts our own blocking calls can't be set up, or no socket can be made.
     pub fn new(config: Config, recorder: Recorder, on_program_end: OnProgramEnd) -> Result<Self, Errno> {
         let dns = config.policy.first_proxy().and_then(|proxy| Dns::new(config.dns, proxy));
         Ok(Self {
+            redirector: redirected::redirector(&config)?,
             config,
             dns,
             recorder,
@@ -289,12 +295,27 @@ impl Scene<'_> {
 
     /// Judges, then has it performed (`perform`) or does to it what leaks are to suffer.
     fn decide(&self, subject: Subject<'_>, operation: &Operation, perform: impl FnOnce() -> Performed) -> Outcome {
+        self.decide_or(subject, operation, perform, || Err(redirected::nothing_to_redirect()))
+    }
+
+    /// As [`Scene::decide`], where a leak may be made through the proxy instead (`redirect`).
+    fn decide_or(
+        &self,
+        subject: Subject<'_>,
+        operation: &Operation,
+        perform: impl FnOnce() -> Performed,
+        redirect: impl FnOnce() -> Result<Redirected, Unfit>,
+    ) -> Outcome {
         let mut verdict = self.pipeline.config.policy.judge(operation, subject.socket);
         if verdict.is_leak() && self.is_own(subject) {
             verdict = Verdict::allowed("a UNIX socket of the isolated program's own");
         }
         if verdict.is_leak() && !self.performs.get() {
-            return self.act(subject, operation, &verdict);
+            return if self.pipeline.config.on_leak == OnLeak::Redirect {
+                self.redirect(subject, operation, &verdict, redirect)
+            } else {
+                self.act(subject, operation, &verdict, None)
+            };
         }
         let outcome = match self.admit(subject, operation) {
             Some(refused) => refused,
@@ -309,7 +330,13 @@ impl Scene<'_> {
         outcome
     }
 
-    fn act(&self, subject: Subject<'_>, operation: &Operation, verdict: &Verdict<'_>) -> Outcome {
+    fn act(
+        &self,
+        subject: Subject<'_>,
+        operation: &Operation,
+        verdict: &Verdict<'_>,
+        note: Option<String>,
+    ) -> Outcome {
         let refusal = match operation {
             // What a kernel without it answers: libraries fall back.
             Operation::IoUring => Errno::ENOSYS,
@@ -317,7 +344,8 @@ impl Scene<'_> {
         };
         let (action, reply) = match self.pipeline.config.on_leak {
             OnLeak::Log if self.pipeline.is_held(operation, subject.socket) => (Action::Continue, Reply::Continue),
-            OnLeak::Log | OnLeak::Block => (Action::Block, Reply::Fail(refusal)),
+            // Under `redirect`: what can't be.
+            OnLeak::Log | OnLeak::Block | OnLeak::Redirect => (Action::Block, Reply::Fail(refusal)),
             OnLeak::Kill => (Action::Kill, Reply::Fail(refusal)),
             OnLeak::KillTree => (Action::KillTree, Reply::Fail(refusal)),
             OnLeak::Core => (Action::Core, Reply::Fail(refusal)),
@@ -326,7 +354,8 @@ impl Scene<'_> {
             self.pipeline.ending.store(true, Ordering::SeqCst);
         }
         // The event first: who is dead has no name any more.
-        let note = (action == Action::Core).then(|| crate::action::end::core_place(self.tracee.pid()));
+        let place = (action == Action::Core).then(|| crate::action::end::core_place(self.tracee.pid()));
+        let note = note.or(place);
         self.record(subject, operation, verdict, action, &reply, note);
         self.end(action);
         Outcome::Reply(reply)

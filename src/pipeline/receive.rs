@@ -202,7 +202,7 @@ impl Scene<'_> {
     }
 
     /// `move_addr_to_user` (net/socket.c): as much as there is room for, and the true length.
-    fn write_address(&self, address: &Sockaddr, at: u64, length_at: u64) -> Result<(), Outcome> {
+    pub(super) fn write_address(&self, address: &Sockaddr, at: u64, length_at: u64) -> Result<(), Outcome> {
         let mut room = [0; 4];
         match self.tracee.read(length_at, &mut room) {
             Ok(4) => {}
@@ -215,7 +215,10 @@ impl Scene<'_> {
         self.put(length_at, &(bytes.len() as u32).to_ne_bytes())
     }
 
-    fn put(&self, at: u64, bytes: &[u8]) -> Result<(), Outcome> {
+    pub(super) fn put(&self, at: u64, bytes: &[u8]) -> Result<(), Outcome> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.tracee.write(at, bytes).map_err(|error| match error {
             MemoryError::WouldBlock => self.later(),
             _ => failed(Errno::EFAULT),

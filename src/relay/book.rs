@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Ended connections that are remembered, because the program may still hold the socket and ask.
@@ -31,9 +32,11 @@ pub struct Record {
     pub destination: SocketAddr,
     /// The peer that the kernel names.
     pub hole: SocketAddr,
-    /// What the program is told as its local IP address; `None`: the kernel's own answer is right.
-    pub local: Option<std::net::IpAddr>,
     stage: Mutex<Stage>,
+    /// Nobody waits for it any more.
+    cancelled: AtomicBool,
+    /// Its thread was interrupted in connect(2), and may call again.
+    interrupted: AtomicBool,
 }
 
 /// All of them.
@@ -52,13 +55,25 @@ struct Pages {
 impl Record {
     /// A socket that is about to connect.
     #[must_use]
-    pub fn new(
-        cookie: u64,
-        destination: SocketAddr,
-        hole: SocketAddr,
-        local: Option<std::net::IpAddr>,
-    ) -> Arc<Self> {
-        Arc::new(Self { cookie, destination, hole, local, stage: Mutex::new(Stage::Pending) })
+    pub fn new(cookie: u64, destination: SocketAddr, hole: SocketAddr) -> Arc<Self> {
+        let (cancelled, interrupted) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { cookie, destination, hole, stage: Mutex::new(Stage::Pending), cancelled, interrupted })
+    }
+
+    /// Whoever waited has given up.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Whether whoever waited has given up.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Notes whether connect(2) was interrupted and may be called again; what was noted before.
+    pub fn interrupt(&self, interrupted: bool) -> bool {
+        self.interrupted.swap(interrupted, Ordering::AcqRel)
     }
 
     /// Where it is. While somebody changes it ([`Record::change`]) this waits, for microseconds.

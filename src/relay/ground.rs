@@ -11,8 +11,8 @@
 //!   tracee's: a simultaneous open (RFC 9293, 3.5). The tracee's socket is established within
 //!   microseconds, without waiting for its SYN to be sent again, and nobody can take its place: ours names
 //!   the tracee's address and port, and accepts nothing.
-//! - To refuse ([`Held::refuse`]), the attempt is dissolved and repeated towards a port where nobody
-//!   listens: the kernel itself leaves ECONNREFUSED on the socket.
+//! - To refuse ([`Held::refuse`]), a simultaneous open is begun and reset. (Dissolving the attempt and
+//!   repeating it towards a port where nobody listens would leave ECONNREFUSED, but poll(2) wakes in between.)
 //!
 //! Both ends belong to the same user, with SO_REUSEPORT: who shares our user id could listen at the hole
 //! too. A tracee that does so talks to itself.
@@ -59,8 +59,6 @@ pub struct Ground {
 #[derive(Default)]
 struct Pitch {
     holes: Vec<Hole>,
-    /// Bound, but nobody listens: who connects there is refused.
-    wall: Option<(OwnedFd, SocketAddr)>,
 }
 
 /// A listening socket with a full queue.
@@ -82,7 +80,6 @@ pub struct Held {
     socket: OwnedFd,
     /// As the socket's family writes it: IPv4-mapped, perhaps.
     hole: SocketAddr,
-    wall: SocketAddr,
 }
 
 impl Ground {
@@ -120,34 +117,24 @@ impl Ground {
             let _: Result<(), Errno> = sys::connect_at_once(fd);
         }
         let as_v4 = destination.ip().to_canonical().is_ipv4();
-        let (hole, wall) = match self.places(as_v4) {
+        let hole = match self.hole(as_v4) {
             // No ::1 here: IPv4 will do, as long as the socket speaks it.
-            Err(_) if !as_v4 && sys::is_unspecified(bound) && !sys::is_v6_only(fd) => self.places(true),
+            Err(_) if !as_v4 && sys::is_unspecified(bound) && !sys::is_v6_only(fd) => self.hole(true),
             other => other,
         }
         .map_err(Unfit::because("nothing can be bound on loopback"))?;
         // In the family of the program's address: where that isn't the socket's, the kernel refuses both alike.
-        let written = |address| if destination.is_ipv6() { sys::mapped(address) } else { address };
-        Ok(Held { ground: Arc::clone(self), socket, hole: written(hole), wall: written(wall) })
+        let hole = if destination.is_ipv6() { sys::mapped(hole) } else { hole };
+        Ok(Held { ground: Arc::clone(self), socket, hole })
     }
 
-    /// A hole, and a port where nobody listens.
-    fn places(&self, v4: bool) -> Result<(SocketAddr, SocketAddr), Errno> {
+    /// The newest hole.
+    fn hole(&self, v4: bool) -> Result<SocketAddr, Errno> {
         let mut pitch = self.pitch(v4);
-        let hole = match pitch.holes.last() {
-            Some(hole) => hole.address,
-            None => self.dig(&mut pitch, v4)?,
-        };
-        let wall = if let Some((_, address)) = &pitch.wall {
-            *address
-        } else {
-            let socket = (self.source)(&loopback(v4))?;
-            sys::bind_to(socket.as_fd(), loopback(v4))?;
-            let address = sys::local_address(socket.as_fd())?;
-            pitch.wall = Some((socket, address));
-            address
-        };
-        Ok((hole, wall))
+        match pitch.holes.last() {
+            Some(hole) => Ok(hole.address),
+            None => self.dig(&mut pitch, v4),
+        }
     }
 
     fn dig(&self, pitch: &mut Pitch, v4: bool) -> Result<SocketAddr, Errno> {
@@ -248,15 +235,40 @@ impl Held {
         }
     }
 
-    /// Ends the attempt: ECONNREFUSED waits on the socket, as after a refusal. On a blocking socket it may
-    /// be ECONNRESET instead: whoever waits in connect(2) is to be answered with an errno of its own.
-    pub fn refuse(&self, nonblocking: bool) {
-        if !self.is_waiting() || sys::disconnect(self.socket()).is_err() || !nonblocking {
+    /// Ends the attempt: to poll(2) the socket looks as after a refusal, at once and in one step. The error that
+    /// waits on it is ECONNRESET; whoever tells it to the program tells the right one instead.
+    pub fn refuse(&self) {
+        if !self.is_waiting() {
             return;
         }
-        // ECONNRESET, from the dissolution.
-        let _: Result<(), Errno> = sys::take_error(self.socket());
-        // EINPROGRESS: the kernel's own refusal comes at once. Whatever else: the attempt has ended.
-        let _: Result<(), Errno> = sys::connect_to(self.socket(), self.wall);
+        // What fails here leaves the socket waiting, or connected to nobody.
+        let _: Result<(), Errno> = self.reset();
+        if matches!(sys::tcp_state(self.socket()), Ok(state) if state != sys::CLOSE) {
+            let _: Result<(), Errno> = sys::disconnect(self.socket());
+        }
+    }
+
+    /// A first socket of ours begins a simultaneous open, but hears no answer, so that the program's is in
+    /// SYN_RECV. It takes the SYN of a second one for a stray, and says so in a challenge ACK (RFC 5961),
+    /// which that one answers with a reset.
+    fn reset(&self) -> Result<(), Errno> {
+        let hole = sys::unmapped(self.hole);
+        let theirs = sys::unmapped(sys::local_address(self.socket())?);
+        // The program's packets must be those that aren't heard.
+        if sys::hops(self.socket())? >= sys::MOST_HOPS {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        for deaf in [true, false] {
+            let end = (self.ground.source)(&hole)?;
+            sys::bind_shared(end.as_fd(), hole)?;
+            if deaf {
+                sys::hear_nobody(end.as_fd(), hole.is_ipv6())?;
+            }
+            match sys::connect_to(end.as_fd(), theirs) {
+                Ok(()) | Err(Errno::EINPROGRESS) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
     }
 }

@@ -15,7 +15,7 @@
 //! ```text
 //! let ground = relay.ground_of(socket)?;             // of the socket's network namespace
 //! let mut held = ground.hold(duplicate, destination)?;
-//! let record = Record::new(cookie, destination, held.hole(), local);
+//! let record = Record::new(cookie, destination, held.hole());
 //! relay.book.enter(&record);
 //! held.connect()                                     // EINPROGRESS, or blocks, as the socket has it
 //! relay.reactor.spawn(Box::new(actor))               // an Actor that owns `held`, and later …
@@ -34,7 +34,7 @@
 //! - The kernel's own tables (/proc/net/tcp, `sock_diag`) name the loopback addresses; `TCP_INFO`, `TCP_MAXSEG`
 //!   and the like are those of a loopback connection.
 //! - An error that came while a non-blocking socket was connecting is told exactly by connect and
-//!   `SO_ERROR`; whoever reads or writes without asking first sees ECONNREFUSED for each.
+//!   `SO_ERROR`; whoever reads or writes without asking first sees ECONNRESET.
 //! - A program that closes a connecting socket keeps its source port busy until the proxy has answered.
 //! - `TCP_FASTOPEN_CONNECT` and (root) `SO_BINDTODEVICE` are taken off the socket.
 

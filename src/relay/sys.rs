@@ -147,6 +147,28 @@ pub fn connect_at_once(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 0)
 }
 
+/// What `IP_TTL` can be at most.
+pub const MOST_HOPS: i32 = 255;
+
+/// `IPV6_MINHOPCOUNT` (include/uapi/linux/in6.h).
+const IPV6_MINHOPCOUNT: i32 = 73;
+
+/// How many hops the socket's packets may take, by either protocol.
+pub fn hops(socket: BorrowedFd<'_>) -> Result<i32, Errno> {
+    let (four, _) = option(socket, libc::IPPROTO_IP, libc::IP_TTL)?;
+    // An IPv4 socket has no IPv6 options; −1 is the default, far from the most.
+    let six = option(socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS).map_or([0; 4], |(value, _)| value);
+    Ok(i32::from_ne_bytes(four).max(i32::from_ne_bytes(six)))
+}
+
+/// The socket is to drop packets that have less than the most hops left (RFC 5082): all but such as were sent
+/// so on purpose.
+pub fn hear_nobody(socket: BorrowedFd<'_>, v6: bool) -> Result<(), Errno> {
+    let (level, name) =
+        if v6 { (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT) } else { (libc::IPPROTO_IP, libc::IP_MINTTL) };
+    set_int(socket, level, name, MOST_HOPS)
+}
+
 /// Whether an IPv6 socket refuses IPv4 (`IPV6_V6ONLY`).
 #[must_use]
 pub fn is_v6_only(socket: BorrowedFd<'_>) -> bool {

@@ -78,6 +78,10 @@ syscalls! {
     Fsopen = "fsopen",
     /// getpeername(2)
     Getpeername = "getpeername",
+    /// getsockname(2)
+    Getsockname = "getsockname",
+    /// getsockopt(2)
+    Getsockopt = "getsockopt",
     /// `io_uring_setup(2)`
     IoUringSetup = "io_uring_setup",
     /// ioctl(2)

@@ -54,7 +54,8 @@ impl Socket {
 /// What performing gave: an answer, or the wish for more time with nothing done yet.
 pub type Performed = Outcome;
 
-fn returned(value: i64) -> Performed {
+/// The answer that gives `value`.
+pub fn returned(value: i64) -> Performed {
     Outcome::Reply(Reply::Return(value))
 }
 
@@ -170,7 +171,7 @@ impl Performer<'_> {
 }
 
 /// `sock_intr_errno`: with a timeout set, an interrupted call isn't restarted.
-fn interrupted(socket: &Socket) -> Performed {
+pub fn interrupted(socket: &Socket) -> Performed {
     if sys::has_send_timeout(socket.fd()) { failed(Errno::EINTR) } else { Outcome::Reply(Reply::Restart) }
 }
 

@@ -10,6 +10,8 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
         Syscall::Connect => 203,
         Syscall::Fsopen => 430,
         Syscall::Getpeername => 205,
+        Syscall::Getsockname => 204,
+        Syscall::Getsockopt => 209,
         Syscall::IoUringSetup => 425,
         Syscall::Ioctl => 29,
         Syscall::Listen => 201,

@@ -10,6 +10,8 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
         Syscall::Connect => 362,
         Syscall::Fsopen => 430,
         Syscall::Getpeername => 368,
+        Syscall::Getsockname => 367,
+        Syscall::Getsockopt => 365,
         Syscall::IoUringSetup => 425,
         Syscall::Ioctl => 54,
         Syscall::Listen => 363,

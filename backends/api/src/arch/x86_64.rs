@@ -10,6 +10,8 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
         Syscall::Connect => 42,
         Syscall::Fsopen => 430,
         Syscall::Getpeername => 52,
+        Syscall::Getsockname => 51,
+        Syscall::Getsockopt => 55,
         Syscall::IoUringSetup => 425,
         Syscall::Ioctl => 16,
         Syscall::Listen => 50,

@@ -1,0 +1,3 @@
+//! What is spoken to proxies.
+
+pub mod client;

@@ -1,0 +1,299 @@
+//! Asking the proxy for a connection, while the program's socket waits.
+
+use crate::policy::Endpoint;
+use crate::proxy::client::{Negotiation, Progress, Refusal};
+use crate::relay::{Actor, Book, Events, Flow, Held, Next, Place, Record, Stage, sys};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, socket};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a thread may take from our start to its connect(2), before it is taken to have given up.
+const THREAD_IS_LATE: Duration = Duration::from_secs(5);
+
+/// Slots of the reactor: that of the proxy is the one that [`Flow`] takes over.
+const PROXY: u8 = 1;
+const PROGRAM: u8 = 2;
+
+/// Who tells the user that the proxy doesn't work as asked.
+pub type Complain = Arc<dyn Fn(&Refusal) + Send + Sync>;
+
+/// One attempt.
+pub struct Dialing {
+    /// The program's socket; `None` when it has been let go.
+    held: Option<Held>,
+    record: Arc<Record>,
+    book: Arc<Book>,
+    ways: Vec<Way>,
+    proxy: Option<OwnedFd>,
+    stage: Talking,
+    negotiation: Negotiation,
+    outgoing: Vec<u8>,
+    /// Bytes of the tunnel.
+    early: Vec<u8>,
+    begun: Instant,
+    /// The program's socket has been seen connecting.
+    seen: bool,
+    /// A flow took over.
+    joined: bool,
+    complain: Complain,
+}
+
+enum Talking {
+    Connecting,
+    Negotiating,
+    /// The proxy has answered.
+    Admitting,
+    /// It has refused.
+    Refusing(Errno),
+}
+
+/// One address of the proxy.
+enum Way {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Dialing {
+    /// `held` is (or is about to be) connecting to its hole.
+    #[must_use]
+    pub fn new(
+        held: Held,
+        record: Arc<Record>,
+        book: Arc<Book>,
+        nonblocking: bool,
+        endpoint: &Endpoint,
+        negotiation: Negotiation,
+        complain: Complain,
+    ) -> Self {
+        // The last is tried first.
+        let ways = match endpoint {
+            Endpoint::Tcp(addresses) => addresses.iter().rev().copied().map(Way::Tcp).collect(),
+            Endpoint::Unix(paths) => paths.iter().take(1).cloned().map(Way::Unix).collect(),
+        };
+        Self {
+            held: Some(held),
+            record,
+            book,
+            ways,
+            proxy: None,
+            stage: Talking::Connecting,
+            negotiation,
+            outgoing: Vec::new(),
+            early: Vec::new(),
+            begun: Instant::now(),
+            seen: nonblocking,
+            joined: false,
+            complain,
+        }
+    }
+
+    /// Connects to the proxy, at the first of its addresses that takes it.
+    fn connect(&mut self, place: &Place<'_>) -> Next {
+        let mut last = Errno::ECONNREFUSED;
+        while let Some(way) = self.ways.pop() {
+            match way.connect() {
+                Ok(proxy) => {
+                    if let Err(errno) = place.watch(PROXY, proxy.as_fd()) {
+                        last = errno;
+                        continue;
+                    }
+                    self.proxy = Some(proxy);
+                    return Next::Wait;
+                }
+                Err(errno) => last = errno,
+            }
+        }
+        self.proxy_fails(last, place)
+    }
+
+    fn proxy_fails(&mut self, errno: Errno, place: &Place<'_>) -> Next {
+        let why = format!("can't be connected to: {}", errno.desc());
+        let told = match errno {
+            Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ETIMEDOUT => errno,
+            _ => Errno::ECONNREFUSED,
+        };
+        self.refuse(&Refusal { errno: told, why, by_proxy_itself: true }, place)
+    }
+
+    fn refuse(&mut self, refusal: &Refusal, place: &Place<'_>) -> Next {
+        if refusal.by_proxy_itself {
+            (self.complain)(refusal);
+        }
+        self.proxy = None;
+        self.stage = Talking::Refusing(refusal.errno);
+        self.go_on(place)
+    }
+
+    /// What the proxy has said is passed on to the program's socket.
+    fn go_on(&mut self, place: &Place<'_>) -> Next {
+        let next = self.pass_on();
+        if matches!(next, Next::End | Next::Become(_)) {
+            self.let_go(place);
+        }
+        next
+    }
+
+    /// The program's socket is the program's alone again. Its description lives on, and so would what epoll
+    /// knows of it.
+    fn let_go(&mut self, place: &Place<'_>) {
+        if let Some(held) = self.held.take() {
+            place.unwatch(held.socket());
+        }
+    }
+
+    fn pass_on(&mut self) -> Next {
+        let Some(held) = &self.held else { return Next::End };
+        if self.record.is_cancelled() {
+            return Next::End;
+        }
+        self.seen |= held.is_waiting();
+        match self.stage {
+            Talking::Connecting | Talking::Negotiating => Next::Wait,
+            Talking::Refusing(errno) => {
+                if !self.seen && self.begun.elapsed() < THREAD_IS_LATE {
+                    // Its thread is between our start and its connect, which would find nobody to end it.
+                    std::thread::yield_now();
+                    return Next::Again;
+                }
+                self.record.change(Stage::Refused(errno), || held.refuse());
+                Next::End
+            }
+            Talking::Admitting => match self.record.change(Stage::Connected, || held.admit()) {
+                Ok(inner) => self.join(inner),
+                Err(Errno::EAGAIN) if !self.seen && self.begun.elapsed() < THREAD_IS_LATE => {
+                    std::thread::yield_now();
+                    Next::Again
+                }
+                // The program has given up.
+                Err(_) => Next::End,
+            },
+        }
+    }
+
+    fn join(&mut self, inner: OwnedFd) -> Next {
+        self.joined = true;
+        let Some(outer) = self.proxy.take() else { return Next::End };
+        let (book, record) = (Arc::clone(&self.book), Arc::clone(&self.record));
+        let early = std::mem::take(&mut self.early);
+        Next::Become(Box::new(Flow::new(inner, outer, early, Box::new(move || book.end(&record)))))
+    }
+
+    /// Says and hears as much as can be.
+    fn talk(&mut self, place: &Place<'_>) -> Next {
+        loop {
+            let Some(proxy) = &self.proxy else { return Next::Wait };
+            match self.stage {
+                Talking::Admitting | Talking::Refusing(_) => return self.go_on(place),
+                Talking::Connecting => match sys::take_error(proxy.as_fd()) {
+                    Ok(()) => {
+                        sys::send_at_once(proxy.as_fd());
+                        self.stage = Talking::Negotiating;
+                        self.outgoing = self.negotiation.take_outgoing();
+                    }
+                    Err(errno) => {
+                        self.proxy = None;
+                        return if self.ways.is_empty() {
+                            self.proxy_fails(errno, place)
+                        } else {
+                            self.connect(place)
+                        };
+                    }
+                },
+                Talking::Negotiating => {}
+            }
+            while !self.outgoing.is_empty() {
+                match sys::transmit(proxy.as_fd(), &self.outgoing, MsgFlags::empty()) {
+                    Ok(length) => drop(self.outgoing.drain(..length)),
+                    Err(Errno::EAGAIN) => return Next::Wait,
+                    Err(Errno::EINTR) => {}
+                    Err(errno) => return self.proxy_fails(errno, place),
+                }
+            }
+            let mut buffer = vec![0; self.negotiation.wants()];
+            let length = match sys::receive(proxy.as_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => length,
+                Err(Errno::EAGAIN) => return Next::Wait,
+                Err(Errno::EINTR) => continue,
+                // Closed with something of ours unread: closed.
+                Err(Errno::ECONNRESET) => 0,
+                Err(errno) => return self.proxy_fails(errno, place),
+            };
+            match self.negotiation.take(buffer.get(..length).unwrap_or_default()) {
+                Ok(Progress::More) => self.outgoing.extend(self.negotiation.take_outgoing()),
+                Ok(Progress::Done { early, .. }) => {
+                    self.early = early;
+                    self.stage = Talking::Admitting;
+                }
+                Err(refusal) => return self.refuse(&refusal, place),
+            }
+        }
+    }
+}
+
+impl Actor for Dialing {
+    fn start(&mut self, place: &Place<'_>) -> Next {
+        if let Some(held) = &self.held {
+            // Its end (a timeout, the program that gives up) is an error for epoll.
+            let watched = place.watch_for(PROGRAM, held.socket(), Events::EPOLLET);
+            if watched.is_err() {
+                return self.proxy_fails(Errno::ENOMEM, place);
+            }
+        }
+        self.connect(place)
+    }
+
+    fn ready(&mut self, slot: u8, events: Events, place: &Place<'_>) -> Next {
+        if slot == PROGRAM {
+            let Some(held) = &self.held else { return Next::Wait };
+            let over = self.seen && !held.is_waiting();
+            self.seen |= held.is_waiting();
+            if over || self.record.is_cancelled() {
+                self.let_go(place);
+                return Next::End;
+            }
+            return Next::Wait;
+        }
+        let waits = matches!(self.stage, Talking::Connecting)
+            && !events.intersects(Events::EPOLLOUT | Events::EPOLLERR | Events::EPOLLHUP);
+        if waits { Next::Wait } else { self.talk(place) }
+    }
+
+    fn resume(&mut self, place: &Place<'_>) -> Next {
+        self.go_on(place)
+    }
+}
+
+impl Drop for Dialing {
+    fn drop(&mut self) {
+        // Without a connection, its record is of use for the error alone.
+        if !self.joined {
+            self.book.end(&self.record);
+        }
+    }
+}
+
+impl Way {
+    fn connect(&self) -> Result<OwnedFd, Errno> {
+        match self {
+            Self::Tcp(address) => {
+                let proxy = sys::tcp_socket(address)?;
+                match sys::connect_to(proxy.as_fd(), *address) {
+                    Ok(()) | Err(Errno::EINPROGRESS) => Ok(proxy),
+                    Err(errno) => Err(errno),
+                }
+            }
+            Self::Unix(path) => unix(path),
+        }
+    }
+}
+
+fn unix(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let proxy = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(proxy.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(proxy)
+}

@@ -1,0 +1,406 @@
+//! `--on-leak redirect`: programs see what they would see without a proxy, while nothing but the proxy is
+//! spoken to.
+//!
+//! `SOCKSTRACE_CASE=name` runs what has that in its name.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod support;
+#[path = "redirect/world.rs"]
+mod world;
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+use support::BACKENDS;
+use support::cases::{root_is_alone, run_all, with_privilege};
+use support::run::{Outcome, Status};
+use world::{World, program};
+
+/// The proxies of `services.py`.
+const PLAIN: &str = "socks5://203.0.113.9:1080";
+const PLAIN6: &str = "socks5://[2001:db8::9]:1080";
+const HTTP: &str = "http://203.0.113.9:1082";
+
+const NOBODY: u32 = 65534;
+
+/// The cases of `cases.py`.
+fn cases() -> Vec<String> {
+    let text = fs::read_to_string(program("cases.py")).unwrap();
+    let names = text.lines().filter_map(|line| line.strip_prefix("def case_")?.strip_suffix("():"));
+    names.map(str::to_owned).collect()
+}
+
+/// What is wrong with a redirected run.
+fn faults(world: &World, outcome: &Outcome, expected: &str) -> Vec<String> {
+    let mut faults = outcome.complaints();
+    if outcome.stdout != expected {
+        let different = outcome.stdout.lines().zip(expected.lines()).find(|(seen, native)| seen != native);
+        faults.push(format!("other output than natively, first: {different:?}"));
+    }
+    if outcome.status != Status::Exited(23) {
+        faults.push(format!("{:?} instead of 23", outcome.status));
+    }
+    let strangers = world.strangers();
+    if !strangers.is_empty() {
+        faults.push(format!("packets past the proxy: {strangers:?}"));
+    }
+    let redirected = |event: &support::run::Event| {
+        event.text("action") == "redirect" && event.text("class") == "outbound" && !event.text("address").is_empty()
+    };
+    if outcome.leaks().next().is_none() || !outcome.leaks().all(redirected) {
+        faults.push("not all leaks were redirected".into());
+    }
+    faults
+}
+
+fn verdict(faults: &[String], outcome: &Outcome) -> Result<(), String> {
+    if faults.is_empty() { Ok(()) } else { Err(format!("{}\n  {outcome:?}", faults.join("; "))) }
+}
+
+/// Every case, natively and redirected: by both backends, as root and as an ordinary user, in a user
+/// namespace and in isolation, through a SOCKS proxy over IPv4, over IPv6 and by a UNIX socket, and through an
+/// HTTP proxy.
+#[test]
+fn programs_see_no_difference() {
+    with_privilege("programs_see_no_difference", || {
+        let mut ways = vec![
+            ("seccomp", 0, "plain", None),
+            ("ptrace", 0, "plain", None),
+            ("seccomp", 0, "plain6", None),
+            ("seccomp", 0, "unix", None),
+            ("ptrace", 0, "http", None),
+        ];
+        if !root_is_alone() {
+            ways.extend([
+                ("seccomp", NOBODY, "plain", None),
+                ("ptrace", NOBODY, "plain", None),
+                ("seccomp", NOBODY, "http", Some("--user-namespace")),
+            ]);
+        }
+        let all: Vec<_> =
+            cases().into_iter().flat_map(|case| ways.iter().map(move |way| (case.clone(), *way))).collect();
+        // One world serves many: setting one up takes longer than a case.
+        let chunks: Vec<_> = all.chunks(all.len().div_ceil(6)).collect();
+        run_all(
+            &chunks,
+            |chunk| {
+                let mut names: Vec<&str> = chunk.iter().map(|(case, _)| case.as_str()).collect();
+                names.dedup();
+                names.join(" ")
+            },
+            |chunk| {
+                let world = World::new();
+                let wanted = std::env::var("SOCKSTRACE_CASE").unwrap_or_default();
+                let mut failures = Vec::new();
+                for (case, (backend, user, kind, option)) in *chunk {
+                    // UNIX sockets know neither resets nor (as TCP has them) urgent data.
+                    let beyond_unix = case.starts_with("reset") || case == "urgent";
+                    if !case.contains(&wanted) || (*kind == "unix" && beyond_unix) {
+                        continue;
+                    }
+                    let native = world.run(None, PLAIN, &[case]).run();
+                    assert_eq!(native.status, Status::Exited(0), "{case} natively: {native:?}");
+                    // The last packets of its connections.
+                    std::thread::sleep(Duration::from_millis(100));
+                    assert!(!world.strangers().is_empty(), "natively {case} reaches the services");
+                    let unix = format!("socks5+unix://{}/log.sock", world.dir.display());
+                    let proxy = match *kind {
+                        "plain" => PLAIN,
+                        "plain6" => PLAIN6,
+                        "http" => HTTP,
+                        _ => &unix,
+                    };
+                    let mut run = world.run(Some(backend), proxy, &[case]).args(*option);
+                    if *user != 0 {
+                        run = run.user(*user);
+                    }
+                    let outcome = run.run();
+                    if let Err(why) = verdict(&faults(&world, &outcome, &native.stdout), &outcome) {
+                        failures.push(format!("{case} {backend} {user} {kind}: {why}"));
+                    }
+                }
+                if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+            },
+        );
+    });
+}
+
+/// Real proxies, none of which can all that the one of `services.py` can.
+#[test]
+fn real_proxies() {
+    const CASES: [&str; 8] = [
+        "blocking",
+        "blocking_refused",
+        "nonblocking",
+        "nonblocking_refused",
+        "speaks_first",
+        "bulk",
+        "threads",
+        "asyncio",
+    ];
+    with_privilege("real_proxies", || {
+        run_all(&["microsocks", "microsocks-password", "dante", "tinyproxy", "ssh"], ToString::to_string, |name| {
+            let mut world = World::new();
+            let dir = world.dir.display().to_string();
+            let (url, port) = match *name {
+                "microsocks" => ("socks5://203.0.113.9:2001".to_owned(), 2001),
+                "microsocks-password" => ("socks5://us%3Aer:s3cret@203.0.113.9:2002".to_owned(), 2002),
+                "dante" => ("socks5://203.0.113.9:2003".to_owned(), 2003),
+                "tinyproxy" => ("http://203.0.113.9:2004".to_owned(), 2004),
+                _ => ("socks5://203.0.113.9:2005".to_owned(), 2005),
+            };
+            let words: Vec<String> = match *name {
+                "microsocks" => ["microsocks", "-p", "2001"].map(str::to_owned).into(),
+                "microsocks-password" => {
+                    ["microsocks", "-p", "2002", "-u", "us:er", "-P", "s3cret"].map(str::to_owned).into()
+                }
+                "dante" => {
+                    let config = "logoutput: stderr\ninternal: 203.0.113.9 port = 2003\nexternal: lo\nclientmethod: none\nsocksmethod: none\n\
+                             user.privileged: root\nuser.unprivileged: nobody\n\
+                             client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n";
+                    fs::write(world.dir.join("danted.conf"), config).unwrap();
+                    ["danted", "-f", &format!("{dir}/danted.conf")].map(str::to_owned).into()
+                }
+                "tinyproxy" => {
+                    let config = "Port 2004\nListen 203.0.113.9\nTimeout 60\nMaxClients 100\nLogLevel Error\n";
+                    fs::write(world.dir.join("tinyproxy.conf"), config).unwrap();
+                    ["tinyproxy", "-d", "-c", &format!("{dir}/tinyproxy.conf")].map(str::to_owned).into()
+                }
+                _ => {
+                    start_sshd(&mut world);
+                    let mut words = vec!["ssh".to_owned()];
+                    for option in [
+                        "StrictHostKeyChecking=no",
+                        "UserKnownHostsFile=/dev/null",
+                        "BatchMode=yes",
+                        "LogLevel=ERROR",
+                    ] {
+                        words.extend(["-o".to_owned(), option.to_owned()]);
+                    }
+                    let rest = [
+                        "-F",
+                        "none",
+                        "-N",
+                        "-p",
+                        "2006",
+                        "-i",
+                        &format!("{dir}/key"),
+                        "-D",
+                        "203.0.113.9:2005",
+                        "203.0.113.9",
+                    ];
+                    words.extend(rest.map(str::to_owned));
+                    words
+                }
+            };
+            world.start(words, port);
+            let mut failures = Vec::new();
+            for case in CASES {
+                // ssh answers a request before it knows, and ends the connection if it fails.
+                if *name == "ssh" && case.contains("refused") {
+                    continue;
+                }
+                let native = world.run(None, PLAIN, &[case]).run();
+                std::thread::sleep(Duration::from_millis(100));
+                world.strangers();
+                let backend = if case.len() % 2 == 0 { "seccomp" } else { "ptrace" };
+                let outcome = world.run(Some(backend), &url, &[case]).run();
+                if let Err(why) = verdict(&faults(&world, &outcome, &native.stdout), &outcome) {
+                    failures.push(format!("{case}: {why}"));
+                }
+            }
+            if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+        });
+    });
+}
+
+/// An ssh server of the test's own, with a key of its own, in the world outside.
+fn start_sshd(world: &mut World) {
+    let dir = world.dir.display().to_string();
+    for key in ["key", "host"] {
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(world.dir.join(key))
+            .status();
+        assert!(made.is_ok_and(|status| status.success()), "openssh-client is needed");
+    }
+    fs::copy(world.dir.join("key.pub"), world.dir.join("authorized")).unwrap();
+    let config = format!(
+        "Port 2006\nListenAddress 203.0.113.9\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/authorized\n\
+         StrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\n"
+    );
+    fs::write(world.dir.join("sshd.conf"), config).unwrap();
+    let _ = fs::create_dir_all("/run/sshd");
+    world.start(["/usr/sbin/sshd", "-D", "-e", "-f", &format!("{dir}/sshd.conf")], 2006);
+}
+
+/// What the proxy answers, and what connect(2) then says, at once and later.
+#[test]
+fn answers_become_errors() {
+    const TABLE: &[(&str, u16, &str)] = &[
+        (PLAIN, 30001, "EHOSTUNREACH"),
+        (PLAIN, 30002, "EHOSTUNREACH"),
+        (PLAIN, 30003, "ENETUNREACH"),
+        (PLAIN, 30004, "EHOSTUNREACH"),
+        (PLAIN, 30005, "ECONNREFUSED"),
+        (PLAIN, 30006, "ETIMEDOUT"),
+        (PLAIN, 30007, "ECONNREFUSED"),
+        (PLAIN, 30008, "ENETUNREACH"),
+        (PLAIN, 30242, "EHOSTUNREACH"),
+        (PLAIN, 31000, "ECONNREFUSED"),
+        (PLAIN, 31001, "ECONNREFUSED"),
+        (HTTP, 30403, "EHOSTUNREACH"),
+        (HTTP, 30407, "ECONNREFUSED"),
+        (HTTP, 30502, "ECONNREFUSED"),
+        (HTTP, 30504, "ETIMEDOUT"),
+        ("http://203.0.113.9:1080", 80, "ECONNREFUSED"),
+        // Nobody is there; wants a password; takes none; refuses these.
+        ("socks5://203.0.113.9:1999", 80, "ECONNREFUSED"),
+        ("socks5://203.0.113.9:1081", 80, "ECONNREFUSED"),
+        ("socks5://u:p@203.0.113.9:1080", 80, "ECONNREFUSED"),
+        ("socks5://wrong:p@203.0.113.9:1081", 80, "ECONNREFUSED"),
+        ("socks5+unix:///nonexistent/socket", 80, "ECONNREFUSED"),
+    ];
+    with_privilege("answers_become_errors", || {
+        let world = World::new();
+        for (number, (proxy, port, errno)) in TABLE.iter().enumerate() {
+            let backend = BACKENDS[number % 2];
+            let run = world.run(Some(backend), proxy, &["errors"]).env("PORT", port.to_string()).run();
+            let expected = format!(
+                "-- errors\n{errno} ENOTCONN 0\nEINPROGRESS True {errno} 0\nEINPROGRESS True {errno} EINPROGRESS\n"
+            );
+            assert_eq!(run.stdout, expected, "{proxy} {port}: {run:?}");
+            assert_eq!(run.status, Status::Exited(23), "{run:?}");
+            assert!(world.strangers().is_empty(), "{proxy} {port}");
+        }
+    });
+}
+
+/// A proxy that says nothing: the program's own timeouts hold, and its end is not waited for.
+#[test]
+fn silence_is_waited_for_as_long_as_the_program_likes() {
+    with_privilege("silence_is_waited_for_as_long_as_the_program_likes", || {
+        let world = World::new();
+        for backend in BACKENDS {
+            let run = world.run(Some(backend), PLAIN, &["silence"]).env("PORT", "31002").run();
+            assert_eq!(
+                run.stdout, "-- silence\nEINPROGRESS [] EALREADY\nEINPROGRESS True\nEINTR\ntimed out\n",
+                "{run:?}"
+            );
+            assert!(run.elapsed < Duration::from_secs(10), "{run:?}");
+            assert!(run.complaints().is_empty(), "{run:?}");
+        }
+    });
+}
+
+/// Who shares credentials.
+#[test]
+fn credentials_isolate() {
+    with_privilege("credentials_isolate", || {
+        let world = World::new();
+        world.asked();
+        // Connections: A and B of one process, then A of another.
+        for (options, same) in [
+            (&["--isolate-by=connection"][..], [false, false]),
+            (&["--isolate-by=destination"], [false, true]),
+            (&["--isolate-by=process", "--isolate-format=tor"], [true, false]),
+            (&["--isolate-by=run"], [true, true]),
+        ] {
+            for backend in BACKENDS {
+                let proxy = "socks5://203.0.113.9:1081";
+                let run = world.run(Some(backend), proxy, &["credentials"]).args(options).run();
+                assert_eq!(run.stdout, "-- credentials\nNone\nNone\nNone\n", "{run:?}");
+                let asked = world.asked();
+                let words: Vec<Vec<&str>> = asked.iter().map(|line| line.split(' ').collect()).collect();
+                assert_eq!(words.len(), 3, "{asked:?}");
+                assert!(words[0][1] == "7" && words[1][1] == "19" && words[2][1] == "7", "{asked:?}");
+                assert_eq!(
+                    [words[0][2..] == words[1][2..], words[0][2..] == words[2][2..]],
+                    same,
+                    "{options:?} {asked:?}"
+                );
+                let tor = options.len() > 1;
+                assert_eq!(words.iter().all(|words| words[2] == "<torS0X>0"), tor, "{asked:?}");
+                assert!(words.iter().all(|words| words[3].len() == 32), "{asked:?}");
+            }
+        }
+        // The user's own.
+        let run = world.run(Some("seccomp"), "socks5://me:mine@203.0.113.9:1081", &["credentials"]).run();
+        assert_eq!(run.status, Status::Exited(23), "{run:?}");
+        assert_eq!(world.asked()[0], "203.0.113.5 7 me mine");
+    });
+}
+
+/// What is no TCP connection is blocked, and says so; what is allowed goes its own way.
+#[test]
+fn the_rest_is_blocked_or_allowed() {
+    with_privilege("the_rest_is_blocked_or_allowed", || {
+        let world = World::new();
+        for backend in BACKENDS {
+            let run = world.run(Some(backend), PLAIN, &["not_connections"]).run();
+            assert_eq!(run.stdout, "-- not_connections\nudp EPERM\nudp connect EPERM\nmptcp EPERM\n", "{run:?}");
+            let blocked = run.leaks().all(|event| {
+                event.text("action") == "block"
+                    && event.text("errno") == "EPERM"
+                    && event.text("reason").contains("not redirected: ")
+            });
+            assert!(blocked && run.leaks().count() == 3, "{run:?}");
+            assert!(world.strangers().is_empty());
+            // Allowed: past the proxy, and so named.
+            let run = world
+                .run(Some(backend), PLAIN, &["blocking"])
+                .arg("--allow=203.0.113.5")
+                .arg("--allow=2001:db8::5")
+                .run();
+            assert_eq!(run.status, Status::Exited(0), "{run:?}");
+            assert!(!world.strangers().is_empty());
+        }
+    });
+}
+
+/// What a program has sent when it ends still arrives; when sockstrace dies, nothing goes on past it.
+#[test]
+fn ends() {
+    with_privilege("ends", || {
+        let world = World::new();
+        for backend in BACKENDS {
+            let run = world.run(Some(backend), PLAIN, &["sends_and_ends"]).run();
+            assert_eq!(run.status, Status::Exited(23), "{run:?}");
+            // The service tells a second program what the first had sent.
+            let run = world.run(Some(backend), PLAIN, &["stays"]).start();
+            run.wait_for_stdout("connected");
+            // SAFETY: takes integers only.
+            assert_eq!(unsafe { libc::kill(run.pid, libc::SIGKILL) }, 0);
+            let outcome = run.finish();
+            assert!(outcome.stdout.contains("connected\n"), "{outcome:?}");
+            assert!(!outcome.stdout.contains("still"), "{outcome:?}");
+            assert!(world.strangers().is_empty());
+        }
+    });
+}
+
+/// Under `--isolate` too.
+#[test]
+fn from_within_isolation() {
+    with_privilege("from_within_isolation", || {
+        if root_is_alone() {
+            return println!("skipped: in a user namespace of the tests");
+        }
+        let world = World::new();
+        for backend in BACKENDS {
+            for user in [0, NOBODY] {
+                let mut run = world.run(Some(backend), PLAIN, &["isolated"]).arg("--isolate");
+                if user != 0 {
+                    run = run.user(user);
+                }
+                let run = run.run();
+                assert_eq!(
+                    run.stdout, "-- isolated\nNone ('203.0.113.5', 7) True\nEINPROGRESS ECONNREFUSED\n",
+                    "{run:?}"
+                );
+                assert!(world.strangers().is_empty());
+            }
+        }
+    });
+}

@@ -1,0 +1,172 @@
+//! Two network namespaces joined by one link: the program is alone in one, all else is in the other.
+
+use crate::support::capture::{Capture, Packet};
+use crate::support::run::Run;
+use std::fs;
+use std::io::{BufRead, BufReader, Error};
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Where the proxies are.
+pub const PROXY: &str = "203.0.113.9";
+
+/// What is outside: services and proxies.
+pub struct World {
+    /// An empty directory, removed in the end.
+    pub dir: PathBuf,
+    /// The witness on the program's side of the link.
+    capture: Capture,
+    outside: Child,
+    others: Vec<Child>,
+}
+
+fn unshare() {
+    // SAFETY: no memory is involved; a network namespace is a thread's own.
+    let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(unshared, 0, "a network namespace needs root: {}", Error::last_os_error());
+}
+
+fn ip(commands: &str, inside_of: Option<u32>) {
+    for line in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let mut command = match inside_of {
+            Some(pid) => {
+                let mut command = Command::new("nsenter");
+                command.args(["-t", &pid.to_string(), "-n", "ip"]);
+                command
+            }
+            None => Command::new("ip"),
+        };
+        let status = command.args(line.split_whitespace()).status().expect("iproute2 is needed");
+        assert!(status.success(), "ip {line}");
+    }
+}
+
+/// `tests/programs/redirect/NAME`
+pub fn program(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/redirect").join(name)
+}
+
+impl World {
+    /// Takes the calling thread into the inner namespace.
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = PathBuf::from(format!("/tmp/ssw-{}-{number}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        unshare();
+        ip(
+            "link set lo up
+             addr add 203.0.113.5/32 dev lo
+             addr add 203.0.113.9/32 dev lo
+             addr add 2001:db8::5/128 dev lo nodad
+             addr add 2001:db8::9/128 dev lo nodad",
+            None,
+        );
+        let mut outside = Command::new("/usr/bin/python3")
+            .arg(program("services.py"))
+            .arg(dir.join("log"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is needed");
+        let mut line = String::new();
+        BufReader::new(outside.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        // Any user may use the proxy there.
+        fs::set_permissions(dir.join("log.sock"), fs::Permissions::from_mode(0o777)).unwrap();
+        unshare();
+        ip(
+            &format!(
+                "link set lo up
+                 link add veth0 type veth peer name veth1 netns {}
+                 addr add 198.51.100.1/24 dev veth0
+                 addr add 2001:db8:1::1/64 dev veth0 nodad
+                 link set veth0 up",
+                outside.id()
+            ),
+            None,
+        );
+        ip(
+            "addr add 198.51.100.2/24 dev veth1
+             addr add 2001:db8:1::2/64 dev veth1 nodad
+             link set veth1 up",
+            Some(outside.id()),
+        );
+        ip("route add default via 198.51.100.2\n-6 route add default via 2001:db8:1::2", None);
+        let world = Self { dir, capture: Capture::new(), outside, others: Vec::new() };
+        // The link comes up a moment later.
+        Self::wait_for("2001:db8::9", 1080);
+        Self::wait_for(PROXY, 1080);
+        world.strangers();
+        world
+    }
+
+    /// Starts another proxy outside.
+    pub fn start<S: AsRef<std::ffi::OsStr>>(&mut self, words: impl IntoIterator<Item = S>, port: u16) {
+        let pid = self.outside.id().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid, "-n", "--"]).args(words).current_dir(&self.dir);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let log = fs::File::create(self.dir.join(format!("proxy-{port}"))).unwrap();
+        self.others.push(command.stderr(log).spawn().unwrap());
+        Self::wait_for(PROXY, port);
+    }
+
+    fn wait_for(address: &str, port: u16) {
+        let start = Instant::now();
+        while std::net::TcpStream::connect((address, port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(20), "nobody answers at {address} {port}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A run of `tests/programs/redirect/cases.py`: natively, or redirected by this proxy.
+    pub fn run(&self, backend: Option<&str>, proxy: &str, cases: &[&str]) -> Run {
+        let run = Run::maybe(backend, &self.dir).args(["--stack=never", "--on-leak=redirect"]);
+        let words = ["/usr/bin/python3".into(), program("cases.py").into_os_string()];
+        let words = words.into_iter().chain(cases.iter().map(Into::into));
+        run.arg(format!("--proxy={proxy}")).program(words).deadline(Duration::from_secs(60))
+    }
+
+    /// Packets on the link, or on the program's loopback from or to other addresses than loopback's own, that
+    /// have nothing to do with a proxy.
+    pub fn strangers(&self) -> Vec<Packet> {
+        let proxies = ["203.0.113.9", "2001:db8::9"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let is_strange = |packet: &Packet| match packet.addresses {
+            Some((source, destination)) => {
+                let with_proxy = [source, destination].iter().any(|ip| proxies.contains(ip));
+                let local = |ip: IpAddr| {
+                    ip.is_loopback()
+                        || ["198.51.100.1", "2001:db8:1::1"].iter().any(|own| ip == own.parse::<IpAddr>().unwrap())
+                };
+                // Neighbour discovery belongs to nobody.
+                !(with_proxy || packet.protocol == 58 || local(source) && local(destination))
+            }
+            None => false,
+        };
+        self.capture.drain().into_iter().filter(is_strange).collect()
+    }
+
+    /// What the proxies of `services.py` were asked for since the last time.
+    pub fn asked(&self) -> Vec<String> {
+        let log = self.dir.join("log");
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let _ = fs::remove_file(log);
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for child in self.others.iter_mut().chain([&mut self.outside]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
