@@ -11,8 +11,8 @@ demo=("${build[@]}" make=make unshare=util-linux mount=mount ip=iproute2 curl=cu
 test=("${demo[@]}" setpriv=util-linux dash=dash strace=strace gdb=gdb g++=g++ objcopy=binutils eu-stack=elfutils
     dwz=dwz wget=wget git=git dig=bind9-dnsutils node=nodejs java=default-jdk-headless javac=default-jdk-headless
     go=golang-go musl-gcc=musl-tools tor=tor chromium=chromium firefox-esr=firefox-esr tshark=tshark
-    /usr/lib/python3/dist-packages/jsonschema=python3-jsonschema)
     danted=dante-server tinyproxy=tinyproxy sshd=openssh-server ssh-keygen=openssh-client nsenter=util-linux
+    /usr/lib/python3/dist-packages/jsonschema=python3-jsonschema)
 # i386 programs are tested where the machine can run them.
 [ "$(uname -m)" != x86_64 ] || test+=(/usr/include/asm=gcc-multilib)
 
