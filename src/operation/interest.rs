@@ -26,6 +26,7 @@ use sockstrace_backend::{Comparison, Condition, Syscall, Trap};
 
 /// What the traps depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Interest {
     /// bind, listen and accept are judged or shown.
     pub incoming: bool,
