@@ -198,8 +198,16 @@ fn hostile_calls_neither_break_the_pipeline_nor_pass_it() {
             // Left to the kernel: only what can't reach a network (or is none of our calls).
             let harmless = matches!(
                 syscall,
-                // Of file systems, those without a server.
-                Syscall::Mount
+                // Who asks or receives sends nothing.
+                Syscall::Getpeername
+                    | Syscall::Getsockname
+                    | Syscall::Getsockopt
+                    | Syscall::Recvfrom
+                    | Syscall::Recvmsg
+                    | Syscall::Recvmmsg
+                    | Syscall::RecvmmsgTime64
+                    // Of file systems, those without a server.
+                    | Syscall::Mount
                     | Syscall::Fsopen
                     | Syscall::Socket
                     | Syscall::Socketcall

@@ -188,7 +188,7 @@ options! {
     isolate_by: String,
 
     /// What the credentials of --isolate-by look like: random, or tor (Tor's extended format, the
-    /// username <torS0X>0) [default: random]
+    /// username `<torS0X>0`) [default: random]
     #[arg(value_name = "FORMAT", help_heading = "What happens to a leak")]
     isolate_format: String,
 

@@ -136,9 +136,9 @@ def note(*words):
 
 def socks(sock, wants_password):
     version, count_of_methods = exactly(sock, 2)
-    methods = exactly(sock, count_of_methods)
     method = 2 if wants_password else 0
-    if version != 5 or method not in methods:
+    # Whoever speaks something else may have sent less than a count of methods that isn't one.
+    if version != 5 or method not in exactly(sock, count_of_methods):
         sock.sendall(b"\x05\xff")
         return
     sock.sendall(bytes([5, method]))
