@@ -10,6 +10,7 @@ use crate::operation::interest::{self, Interest};
 use crate::output::Recorder;
 use crate::pipeline::{OnProgramEnd, Pipeline};
 use crate::policy::strict;
+use crate::redirect::datagrams::Datagrams;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use sockstrace_backend::signals::Inherited;
@@ -89,11 +90,13 @@ pub(crate) fn recorder(config: &Config) -> Result<Recorder, BackendError> {
 
 fn plan(config: &Config) -> Plan {
     let policy = &config.policy;
+    let redirects = config.on_leak == OnLeak::Redirect;
     let interest = Interest {
         incoming: policy.judges_incoming() || config.trace == Trace::All,
         disclosure: policy.judges_disclosure(),
-        peers: config.dns != Mode::Judge,
-        redirects: config.on_leak == OnLeak::Redirect,
+        peers: config.dns != Mode::Judge
+            || (redirects && policy.first_proxy().is_some_and(Datagrams::may_be_offered)),
+        redirects,
     };
     Plan {
         traps: interest::traps(interest),

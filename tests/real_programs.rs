@@ -33,7 +33,8 @@ struct Way {
 /// Fetches the page and says what of it went wrong, whatever way it was.
 fn fetch(world: &World, recipe: &Recipe, user: u32, way: Way) -> (Outcome, Vec<String>, bool) {
     let home = world.home(user);
-    let setting = Setting { home: &home, proxied: way.proxied, root: user == 0 };
+    let site = WEB.to_string();
+    let setting = Setting { home: &home, site: &site, proxied: way.proxied, root: user == 0 };
     world.requests();
     world.queries();
     let command = (recipe.command)(&setting);

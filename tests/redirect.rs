@@ -7,10 +7,10 @@
 
 mod support;
 #[path = "redirect/world.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod world;
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 use support::BACKENDS;
 use support::cases::{root_is_alone, run_all, with_privilege};
@@ -46,7 +46,9 @@ fn faults(world: &World, outcome: &Outcome, expected: &str) -> Vec<String> {
         faults.push(format!("packets past the proxy: {strangers:?}"));
     }
     let redirected = |event: &support::run::Event| {
-        event.text("action") == "redirect" && event.text("class") == "outbound" && !event.text("address").is_empty()
+        event.text("action") == "redirect"
+            && ["outbound", "disclosure"].contains(&event.text("class"))
+            && !event.text("address").is_empty()
     };
     if outcome.leaks().next().is_none() || !outcome.leaks().all(redirected) {
         faults.push("not all leaks were redirected".into());
@@ -96,7 +98,13 @@ fn programs_see_no_difference() {
                 for (case, (backend, user, kind, option)) in *chunk {
                     // UNIX sockets know neither resets nor (as TCP has them) urgent data.
                     let beyond_unix = case.starts_with("reset") || case == "urgent";
-                    if !case.contains(&wanted) || (*kind == "unix" && beyond_unix) {
+                    // Only a SOCKS proxy with an address of its own relays datagrams.
+                    let beyond = match *kind {
+                        "unix" => beyond_unix || case.starts_with("udp"),
+                        "http" => case.starts_with("udp"),
+                        _ => false,
+                    };
+                    if !case.contains(&wanted) || beyond {
                         continue;
                     }
                     let native = world.run(None, PLAIN, &[case]).run();
@@ -142,61 +150,10 @@ fn real_proxies() {
     with_privilege("real_proxies", || {
         run_all(&["microsocks", "microsocks-password", "dante", "tinyproxy", "ssh"], ToString::to_string, |name| {
             let mut world = World::new();
-            let dir = world.dir.display().to_string();
-            let (url, port) = match *name {
-                "microsocks" => ("socks5://203.0.113.9:2001".to_owned(), 2001),
-                "microsocks-password" => ("socks5://us%3Aer:s3cret@203.0.113.9:2002".to_owned(), 2002),
-                "dante" => ("socks5://203.0.113.9:2003".to_owned(), 2003),
-                "tinyproxy" => ("http://203.0.113.9:2004".to_owned(), 2004),
-                _ => ("socks5://203.0.113.9:2005".to_owned(), 2005),
-            };
-            let words: Vec<String> = match *name {
-                "microsocks" => ["microsocks", "-p", "2001"].map(str::to_owned).into(),
-                "microsocks-password" => {
-                    ["microsocks", "-p", "2002", "-u", "us:er", "-P", "s3cret"].map(str::to_owned).into()
-                }
-                "dante" => {
-                    let config = "logoutput: stderr\ninternal: 203.0.113.9 port = 2003\nexternal: lo\nclientmethod: none\nsocksmethod: none\n\
-                             user.privileged: root\nuser.unprivileged: nobody\n\
-                             client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n";
-                    fs::write(world.dir.join("danted.conf"), config).unwrap();
-                    ["danted", "-f", &format!("{dir}/danted.conf")].map(str::to_owned).into()
-                }
-                "tinyproxy" => {
-                    let config = "Port 2004\nListen 203.0.113.9\nTimeout 60\nMaxClients 100\nLogLevel Error\n";
-                    fs::write(world.dir.join("tinyproxy.conf"), config).unwrap();
-                    ["tinyproxy", "-d", "-c", &format!("{dir}/tinyproxy.conf")].map(str::to_owned).into()
-                }
-                _ => {
-                    start_sshd(&mut world);
-                    let mut words = vec!["ssh".to_owned()];
-                    for option in [
-                        "StrictHostKeyChecking=no",
-                        "UserKnownHostsFile=/dev/null",
-                        "BatchMode=yes",
-                        "LogLevel=ERROR",
-                    ] {
-                        words.extend(["-o".to_owned(), option.to_owned()]);
-                    }
-                    let rest = [
-                        "-F",
-                        "none",
-                        "-N",
-                        "-p",
-                        "2006",
-                        "-i",
-                        &format!("{dir}/key"),
-                        "-D",
-                        "203.0.113.9:2005",
-                        "203.0.113.9",
-                    ];
-                    words.extend(rest.map(str::to_owned));
-                    words
-                }
-            };
-            world.start(words, port);
+            let url = world.start_proxy(name);
             let mut failures = Vec::new();
-            for case in CASES {
+            let datagrams = ["udp_one_address_for_all", "udp_many", "udp_batches"];
+            for case in CASES.into_iter().chain(datagrams.into_iter().filter(|_| *name == "dante")) {
                 // ssh answers a request before it knows, and ends the connection if it fails.
                 if *name == "ssh" && case.contains("refused") {
                     continue;
@@ -213,26 +170,6 @@ fn real_proxies() {
             if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
         });
     });
-}
-
-/// An ssh server of the test's own, with a key of its own, in the world outside.
-fn start_sshd(world: &mut World) {
-    let dir = world.dir.display().to_string();
-    for key in ["key", "host"] {
-        let made = Command::new("ssh-keygen")
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(world.dir.join(key))
-            .status();
-        assert!(made.is_ok_and(|status| status.success()), "openssh-client is needed");
-    }
-    fs::copy(world.dir.join("key.pub"), world.dir.join("authorized")).unwrap();
-    let config = format!(
-        "Port 2006\nListenAddress 203.0.113.9\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/authorized\n\
-         StrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\n"
-    );
-    fs::write(world.dir.join("sshd.conf"), config).unwrap();
-    let _ = fs::create_dir_all("/run/sshd");
-    world.start(["/usr/sbin/sshd", "-D", "-e", "-f", &format!("{dir}/sshd.conf")], 2006);
 }
 
 /// What the proxy answers, and what connect(2) then says, at once and later.
@@ -332,13 +269,76 @@ fn credentials_isolate() {
     });
 }
 
+/// `--dns redirect=map`: the program resolves names itself, and nobody but the proxy hears of them; names that only
+/// the proxy knows work, and an address of the pool gets nowhere else.
+#[test]
+fn names_are_asked_of_the_proxy() {
+    const NAMES: [&str; 4] = [
+        "www.site.example",
+        "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion",
+        "six.site.example",
+        "nowhere.example",
+    ];
+    with_privilege("names_are_asked_of_the_proxy", || {
+        let world = World::new();
+        world.asked();
+        let allow = ["--allow=198.0.0.0/8", "--allow=fd00::/8"];
+        for (backend, proxy, options) in [
+            ("seccomp", PLAIN, &[][..]),
+            ("ptrace", PLAIN6, &allow),
+            ("ptrace", HTTP, &allow),
+            ("seccomp", "socks5://203.0.113.9:1081", &["--isolate-by=destination"]),
+            ("seccomp", PLAIN, &["--isolate"]),
+        ] {
+            let cases = ["names"].into_iter().chain(NAMES).collect::<Vec<_>>();
+            let run = world.run(Some(backend), proxy, &cases).arg("--dns=redirect=map").args(options).run();
+            let mut expected = "-- names\n".to_owned();
+            for name in &NAMES[..3] {
+                expected += &format!("{name} True True True {name}\n");
+            }
+            // HTTP's 502 is either.
+            let errno = if proxy == HTTP { "ECONNREFUSED" } else { "EHOSTUNREACH" };
+            expected += &format!("nowhere.example {errno}\n");
+            expected += "198.19.250.7 EPERM\nfd73:6f63:6b73::1:7 EPERM\n\
+                         AF_INET None True True\nAF_INET6 None True True\n";
+            if proxy != HTTP {
+                expected += "datagram True\n";
+            }
+            assert_eq!(run.stdout, expected, "{backend} {proxy} {run:?}");
+            assert!(world.strangers().is_empty(), "{run:?}");
+            let asked = world.asked();
+            let hosts: std::collections::BTreeSet<&str> = asked
+                .iter()
+                .filter_map(|line| line.split(' ').next())
+                .filter(|word| *word != "associate")
+                .collect();
+            assert_eq!(hosts, NAMES.into_iter().collect(), "asked by name alone");
+            let named = |event: &support::run::Event| {
+                event.text("action") == "redirect"
+                    && event.text("reason").contains("asked of the proxy as six.site.example")
+            };
+            assert!(run.leaks().any(named), "{run:?}");
+            if options == ["--isolate-by=destination"] {
+                let of = |name: &str| {
+                    let lines = asked.iter().filter(|line| line.starts_with(name));
+                    lines
+                        .map(|line| line.split_once(' ').unwrap().1.to_owned())
+                        .collect::<std::collections::BTreeSet<_>>()
+                };
+                assert_eq!(of("www.site.example").len(), 1, "{asked:?}");
+                assert_ne!(of("www.site.example"), of("six.site.example"), "{asked:?}");
+            }
+        }
+    });
+}
+
 /// What is no TCP connection is blocked, and says so; what is allowed goes its own way.
 #[test]
 fn the_rest_is_blocked_or_allowed() {
     with_privilege("the_rest_is_blocked_or_allowed", || {
         let world = World::new();
         for backend in BACKENDS {
-            let run = world.run(Some(backend), PLAIN, &["not_connections"]).run();
+            let run = world.run(Some(backend), HTTP, &["not_connections"]).run();
             assert_eq!(run.stdout, "-- not_connections\nudp EPERM\nudp connect EPERM\nmptcp EPERM\n", "{run:?}");
             let blocked = run.leaks().all(|event| {
                 event.text("action") == "block"
@@ -346,6 +346,9 @@ fn the_rest_is_blocked_or_allowed() {
                     && event.text("reason").contains("not redirected: ")
             });
             assert!(blocked && run.leaks().count() == 3, "{run:?}");
+            let why =
+                |event: &support::run::Event| event.text("reason").contains("an HTTP proxy carries no datagrams");
+            assert_eq!(run.leaks().filter(|event| why(event)).count(), 2, "{run:?}");
             assert!(world.strangers().is_empty());
             // Allowed: past the proxy, and so named.
             let run = world
@@ -355,6 +358,43 @@ fn the_rest_is_blocked_or_allowed() {
                 .run();
             assert_eq!(run.status, Status::Exited(0), "{run:?}");
             assert!(!world.strangers().is_empty());
+        }
+    });
+}
+
+/// What isn't redirected of datagrams, those of a program that ends at once, and who shares an association.
+#[test]
+fn datagrams() {
+    with_privilege("datagrams", || {
+        let world = World::new();
+        world.asked();
+        for backend in BACKENDS {
+            let run = world.run(Some(backend), PLAIN, &["multicast"]).run();
+            let expected = "-- multicast\nEPERM EPERM\nEINVAL 1 (b'x', ('203.0.113.5', 7))\n";
+            assert_eq!(run.stdout, expected, "{run:?}");
+            let blocked = run.leaks().filter(|event| event.text("action") == "block");
+            assert!(blocked.count() == 2 && run.leaks().any(|event| event.text("reason").contains("multicast")));
+            assert!(world.strangers().is_empty());
+            // The services note what has arrived at port 27.
+            world.asked();
+            let run = world.run(Some(backend), PLAIN, &["udp_ends"]).run();
+            assert_eq!(run.status, Status::Exited(23), "{run:?}");
+            std::thread::sleep(Duration::from_millis(100));
+            let asked = world.asked();
+            assert!(asked.contains(&"datagram last words".to_owned()), "{asked:?} {run:?}");
+            for (options, same) in [("--isolate-by=connection", false), ("--isolate-by=run", true)] {
+                world.asked();
+                let proxy = "socks5://203.0.113.9:1081";
+                let run = world.run(Some(backend), proxy, &["udp_isolated"]).arg(options).run();
+                let line = "1 b'x' ('203.0.113.5', 7)\n";
+                assert_eq!(run.stdout, format!("-- udp_isolated\n{line}{line}"), "{run:?}");
+                let asked = world.asked();
+                let last: Vec<_> = asked.iter().rev().take(2).collect();
+                assert_eq!(last[0] == last[1], same, "{asked:?}");
+            }
+            let run = world.run(Some(backend), PLAIN, &["udp_isolated"]).arg("--isolate").run();
+            assert!(run.stdout.contains("1 b'x' ('203.0.113.5', 7)\n"), "{run:?}");
+            assert!(world.strangers().is_empty());
         }
     });
 }

@@ -16,6 +16,7 @@ pub use unbuilt::unbuilt;
 
 use crate::cli::Run;
 use crate::dns::Mode;
+use crate::dns::names::is_pooled;
 use crate::policy::{Policy, PolicyOptions, Scheme, redact};
 use choices::{Choice, Disclosure, Incoming, Syscalls, Unix};
 use nix::errno::Errno;
@@ -101,8 +102,8 @@ impl Config {
         let leak_exit_code = parsed("leak_exit_code", layers.leak_exit_code.as_ref(), exit_code)?;
         let dns: Mode = parsed("dns", layers.dns.as_ref(), str::parse)?.unwrap_or_default();
         let policy = policy(&layers, dns)?;
-        check_dns(&layers, dns, &policy)?;
         let on_leak = if watching.is_some() { OnLeak::Log } else { choice("on_leak", layers.on_leak.as_ref())? };
+        check_dns(&layers, dns, &policy, on_leak)?;
         let (isolate_by, isolate_format) = isolation(&layers, &policy, on_leak)?;
         Ok(Self {
             dns,
@@ -176,6 +177,7 @@ fn policy(layers: &Layers, dns: Mode) -> Result<Policy, ConfigError> {
         judge_unix: judges_unix(layers)?,
         isolated: isolates(layers),
         redirects_dns: dns != Mode::Judge,
+        maps_names: dns == Mode::Map,
         incoming: judges_incoming(layers)?.then_some(allow_incoming),
     };
     Policy::new(options).map_err(|why| ConfigError(format!("the rules can't be compiled: {why}")))
@@ -191,16 +193,24 @@ fn judges_unix(layers: &Layers) -> Result<bool, ConfigError> {
     Ok(unix == Unix::Leak || (isolates(layers) && layers.unix.is_none()))
 }
 
-/// Names are asked for by SOCKS5 alone.
-fn check_dns(layers: &Layers, mode: Mode, policy: &Policy) -> Result<(), ConfigError> {
-    let asks = matches!(mode, Mode::Resolve | Mode::Tcp(_));
-    if let Some(given) = layers.dns.as_ref().filter(|_| asks)
-        && policy.first_proxy().is_none_or(|proxy| proxy.scheme() != Scheme::Socks5)
-    {
-        let why = "names are asked for by SOCKS5, and the first --proxy is HTTP";
-        return Err(refused("dns", &given.value, &given.source, why));
-    }
-    Ok(())
+/// What each way of answering queries needs.
+fn check_dns(layers: &Layers, mode: Mode, policy: &Policy, on_leak: OnLeak) -> Result<(), ConfigError> {
+    let Some(given) = &layers.dns else { return Ok(()) };
+    let speaks_socks = policy.first_proxy().is_some_and(|proxy| proxy.scheme() == Scheme::Socks5);
+    let why = match mode {
+        Mode::Resolve if !speaks_socks => {
+            "names are asked for by SOCKS5, and the first --proxy is HTTP; accepted with it: \
+             redirect=tcp://RESOLVER, redirect=map"
+        }
+        Mode::Map if on_leak != OnLeak::Redirect => {
+            "its addresses lead somewhere with --on-leak redirect alone, which makes them names again"
+        }
+        Mode::Map if policy.networks().any(|(ip, _)| is_pooled(ip)) => {
+            "a proxy or --allow rule is in 198.18.0.0/15 or fd73:6f63:6b73::/96, whose addresses stand for names"
+        }
+        _ => return Ok(()),
+    };
+    Err(refused("dns", &given.value, &given.source, why))
 }
 
 /// `--allow-incoming` implies `--incoming block`, unless `--incoming allow` comes from a source above it.

@@ -109,7 +109,6 @@ fn what_is_not_built_is_refused_wherever_it_comes_from() {
         ("PID", "1", "--pid"),
         ("SOCKS_AUTH", "any", "--socks-auth"),
         ("SOCKS_ISOLATION", "x", "--socks-isolation"),
-        ("DNS", "redirect=map", "--dns redirect=map"),
         ("CAPTURE", "/tmp/x", "--capture"),
         ("CAPTURE_MAX", "1", "--capture-max"),
         ("CAPTURE_PATH", "x", "--capture-path"),
@@ -119,7 +118,7 @@ fn what_is_not_built_is_refused_wherever_it_comes_from() {
         assert!(message.ends_with("is not built yet"), "{message}");
         assert!(unbuilt().contains(part), "{part}");
     }
-    let flags = Options { dns: Some("redirect=map".into()), ..Options::default() };
+    let flags = Options { capture: Some("x".into()), ..Options::default() };
     assert!(error(&[], flags).contains("command line"));
     // The defaults of options that aren't built otherwise.
     let fine = [("SOCKSTRACE_DNS", "judge"), ("SOCKSTRACE_ALL", "0")];
@@ -228,6 +227,32 @@ fn dns_is_redirected_by_proxies_that_can() {
     let error = dns("redirect=tcp://dns.example", None).unwrap_err().to_string();
     assert!(error.contains("SOCKSTRACE_DNS") && error.contains("never resolves"), "{error}");
     assert_eq!(dns("judge", Some("http://127.0.0.1:8118")).unwrap().dns, Mode::Judge);
+    assert_eq!(dns("redirect=tcp://192.0.2.53", Some("http://127.0.0.1:8118")).unwrap().dns, Mode::Tcp(resolver));
+}
+
+#[test]
+fn names_come_back_only_where_connections_are_redirected() {
+    let map = |on_leak: &str, proxy: &str, allow: Option<&str>| {
+        let flags = Options {
+            dns: Some("redirect=map".into()),
+            on_leak: Some(on_leak.into()),
+            proxy: Some(vec![proxy.into()]),
+            allow: allow.map(|rule| vec![rule.into()]),
+            ..Options::default()
+        };
+        load(None, &[], flags).map(|config| config.dns).map_err(|error| error.to_string())
+    };
+    for proxy in ["socks5://127.0.0.1:9050", "http://127.0.0.1:8118", "socks5+unix:///run/x"] {
+        assert_eq!(map("redirect", proxy, Some("192.0.2.0/24")), Ok(Mode::Map));
+    }
+    assert!(map("block", "socks5://127.0.0.1:9050", None).unwrap_err().contains("--on-leak redirect"));
+    for (proxy, allow) in [
+        ("socks5://198.18.0.1:1080", None),
+        ("socks5://127.0.0.1:9050", Some("198.19.0.0/16")),
+        ("socks5://127.0.0.1:9050", Some("[fd73:6f63:6b73::1]:80")),
+    ] {
+        assert!(map("redirect", proxy, allow).unwrap_err().contains("stand for names"), "{proxy} {allow:?}");
+    }
 }
 
 #[test]

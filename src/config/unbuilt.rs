@@ -10,7 +10,6 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("pid", &[]),
     ("socks_auth", &[]),
     ("socks_isolation", &[]),
-    ("dns", &["redirect=map"]),
     ("capture", &[]),
     ("capture_max", &[]),
     ("capture_path", &[]),

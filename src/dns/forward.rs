@@ -1,8 +1,8 @@
 //! DNS over TCP (RFC 7766) through the proxy, to the resolver that the user has named.
 
+use super::asker::Asker;
 use super::message::Query;
-use super::socks::{self, Failure, Stream};
-use crate::policy::Proxy;
+use crate::proxy::client::blocking::{Failure, Stream};
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ const HEADER_BYTES: usize = 12;
 /// The way to the resolver.
 #[derive(Debug)]
 pub struct Forwarder {
-    proxy: Proxy,
+    asker: Asker,
     resolver: SocketAddr,
     idle: Mutex<Vec<(Stream, Instant)>>,
 }
@@ -26,8 +26,8 @@ pub struct Forwarder {
 impl Forwarder {
     /// Nothing is connected yet.
     #[must_use]
-    pub fn new(proxy: Proxy, resolver: SocketAddr) -> Self {
-        Self { proxy, resolver, idle: Mutex::default() }
+    pub fn new(asker: Asker, resolver: SocketAddr) -> Self {
+        Self { asker, resolver, idle: Mutex::default() }
     }
 
     /// The resolver's answer.
@@ -40,7 +40,7 @@ impl Forwarder {
         let reused = self.take_idle().and_then(|stream| self.ask_on(stream, &message, deadline).ok());
         let mut answer = match reused {
             Some(answer) => answer,
-            None => self.ask_on(socks::connect(&self.proxy, self.resolver, deadline)?, &message, deadline)?,
+            None => self.ask_on(self.asker.connect(self.resolver, deadline)?, &message, deadline)?,
         };
         if !query.is_answered_by(&answer) {
             return Err(Failure::Unfit("leads to a resolver that answers something else"));
@@ -114,7 +114,7 @@ mod tests {
     /// A proxy with a resolver behind it that answers each connection's first queries, then closes.
     fn resolver(answers_each: usize) -> (Forwarder, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = format!("socks5://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let proxy: crate::policy::Proxy = format!("socks5://{}", listener.local_addr().unwrap()).parse().unwrap();
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
         thread::spawn(move || {
@@ -139,7 +139,7 @@ mod tests {
                 }
             }
         });
-        (Forwarder::new(proxy, "192.0.2.53:53".parse().unwrap()), count)
+        (Forwarder::new(proxy.into(), "192.0.2.53:53".parse().unwrap()), count)
     }
 
     fn ask(forwarder: &Forwarder) -> Vec<u8> {

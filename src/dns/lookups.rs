@@ -3,8 +3,8 @@
 //! Programs ask for A and AAAA side by side, and again when an answer is late: all of them wait for one
 //! request to the proxy, which goes on when an asker has given up, so that the next one finds the answer.
 
-use super::socks::{self, Failure, HOST_UNREACHABLE};
-use crate::policy::Proxy;
+use super::asker::{Asker, HOST_UNREACHABLE};
+use crate::proxy::client::blocking::Failure;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -52,7 +52,7 @@ pub enum Found {
 /// The requests and their results.
 #[derive(Debug)]
 pub struct Lookups {
-    proxy: Proxy,
+    asker: Asker,
     entries: Mutex<Entries>,
     done: Condvar,
     complain: fn(&Failure),
@@ -73,8 +73,8 @@ enum Entry {
 impl Lookups {
     /// Asks this proxy. `complain` is told of failures that aren't about a name.
     #[must_use]
-    pub fn new(proxy: Proxy, complain: fn(&Failure)) -> Arc<Self> {
-        Arc::new(Self { proxy, entries: Mutex::default(), done: Condvar::new(), complain })
+    pub fn new(asker: Asker, complain: fn(&Failure)) -> Arc<Self> {
+        Arc::new(Self { asker, entries: Mutex::default(), done: Condvar::new(), complain })
     }
 
     /// The result, and for how much longer it is good; `None` where there is none by the deadline.
@@ -126,8 +126,8 @@ impl Lookups {
 
     fn run(&self, asked: Asked, deadline: Instant) {
         let result = match &asked {
-            Asked::Name(name) => socks::resolve(&self.proxy, name, deadline).map(Found::Address),
-            Asked::Address(ip) => socks::resolve_pointer(&self.proxy, *ip, deadline).map(Found::Name),
+            Asked::Name(name) => self.asker.resolve(name, deadline).map(Found::Address),
+            Asked::Address(ip) => self.asker.resolve_pointer(*ip, deadline).map(Found::Name),
         };
         let found = result.unwrap_or_else(|failure| self.meaning(&failure));
         let lifetime = match found {
@@ -144,8 +144,11 @@ impl Lookups {
     fn meaning(&self, failure: &Failure) -> Found {
         match failure {
             // Tor says so of every name that it has no address for, for good or for the moment.
-            Failure::Refused(HOST_UNREACHABLE) => Found::NoSuchName,
-            Failure::Refused(code) if NO_SUCH_ONION.contains(code) => Found::NoSuchName,
+            Failure::Refused(refusal)
+                if refusal.reply.is_some_and(|code| code == HOST_UNREACHABLE || NO_SUCH_ONION.contains(&code)) =>
+            {
+                Found::NoSuchName
+            }
             other => {
                 (self.complain)(other);
                 Found::Failed
@@ -157,6 +160,7 @@ impl Lookups {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Proxy;
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -190,7 +194,7 @@ mod tests {
     #[test]
     fn many_askers_share_one_request() {
         let (proxy, count) = proxy(ADDRESS, Duration::from_millis(100));
-        let lookups = Lookups::new(proxy, |failure| panic!("{failure:?}"));
+        let lookups = Lookups::new(proxy.into(), |failure| panic!("{failure:?}"));
         let deadline = Instant::now() + Duration::from_secs(5);
         let asked = Asked::Name("a.example".into());
         thread::scope(|scope| {
@@ -210,7 +214,7 @@ mod tests {
     #[test]
     fn who_gives_up_leaves_the_answer_to_the_next() {
         let (proxy, count) = proxy(ADDRESS, Duration::from_millis(300));
-        let lookups = Lookups::new(proxy, |failure| panic!("{failure:?}"));
+        let lookups = Lookups::new(proxy.into(), |failure| panic!("{failure:?}"));
         let asked = Asked::Name("a.example".into());
         assert_eq!(lookups.find(&asked, Instant::now() + Duration::from_millis(20)), None);
         assert!(lookups.find(&asked, Instant::now() + Duration::from_secs(5)).is_some());
@@ -227,7 +231,7 @@ mod tests {
             (b"\x05", Found::Failed),
         ] {
             let (proxy, _) = proxy(reply, Duration::ZERO);
-            let lookups = Lookups::new(proxy, |_| ());
+            let lookups = Lookups::new(proxy.into(), |_| ());
             let asked = Asked::Name("a.example".into());
             let (found, _) = lookups.find(&asked, Instant::now() + Duration::from_secs(5)).unwrap();
             assert_eq!(found, expected, "{reply:?}");

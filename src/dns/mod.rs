@@ -33,6 +33,7 @@
 //! leak. Rules stand: a resolver that `--allow` or `--allow-loopback` (127.0.0.53!) covers is asked directly.
 //! Sockets of another network namespace, or bound to an interface, can't reach loopback: these are refused.
 
+pub mod asker;
 pub mod forward;
 pub mod lookups;
 pub mod message;
@@ -40,13 +41,14 @@ pub mod mode;
 pub mod names;
 pub mod responder;
 pub mod service;
-pub mod socks;
 
 pub use mode::Mode;
 pub use responder::{SocketSource, Transport};
 
 use crate::action::perform::sys;
 use crate::policy::Proxy;
+use crate::proxy::isolation::Isolation;
+use asker::Asker;
 use nix::errno::Errno;
 use responder::Responders;
 use service::Service;
@@ -60,6 +62,9 @@ pub const PORT: u16 = 53;
 /// Small, as there may be hundreds of threads; a query needs a few KiB.
 const STACK_BYTES: usize = 256 << 10;
 
+/// See [`Dns::namer`].
+pub type Namer = Box<dyn Fn(IpAddr) -> Result<Option<String>, &'static str> + Send + Sync>;
+
 /// Redirected DNS of one run. Nothing is started before the first query.
 #[derive(Debug)]
 pub struct Dns {
@@ -71,8 +76,9 @@ pub struct Dns {
 impl Dns {
     /// `None` where queries are merely judged.
     #[must_use]
-    pub fn new(mode: Mode, proxy: &Proxy) -> Option<Self> {
-        let service = Arc::new(Service::new(mode, proxy)?);
+    pub fn new(mode: Mode, proxy: &Proxy, isolation: &Arc<Isolation>) -> Option<Self> {
+        let asker = Asker::new(proxy.clone(), Arc::clone(isolation));
+        let service = Arc::new(Service::new(mode, asker)?);
         let responders = Responders::new(Arc::clone(&service));
         Some(Self { service, responders, namespace: OnceLock::new() })
     }
@@ -105,9 +111,18 @@ impl Dns {
         self.responders.stands_for(own, transport)
     }
 
-    /// The name that an address stands for (`--dns redirect=map`).
+    /// The name that an address stands for (`--dns redirect=map`): `None` for one that stands for none.
+    ///
+    /// # Errors
+    /// As [`Service::name_of`].
+    pub fn name_of(&self, ip: IpAddr) -> Result<Option<String>, &'static str> {
+        self.service.name_of(ip)
+    }
+
+    /// [`Dns::name_of`] for whoever outlives a call.
     #[must_use]
-    pub fn name_of(&self, ip: IpAddr) -> Option<String> {
-        self.service.names().name_of(ip)
+    pub fn namer(&self) -> Namer {
+        let service = Arc::clone(&self.service);
+        Box::new(move |ip| service.name_of(ip))
     }
 }

@@ -289,7 +289,8 @@ mod tests {
     const ASKED: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x09localhost\x00\x00\x01\x00\x01";
 
     fn responders() -> Responders {
-        let service = Service::new(Mode::Map, &"socks5://127.0.0.1:1".parse().unwrap()).unwrap();
+        let proxy: crate::policy::Proxy = "socks5://127.0.0.1:1".parse().unwrap();
+        let service = Service::new(Mode::Map, proxy.into()).unwrap();
         Responders::new(Arc::new(service))
     }
 

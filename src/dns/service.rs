@@ -1,12 +1,12 @@
 //! What is answered to a query, by the mode.
 
+use super::asker::{ADDRESS_TYPE_NOT_SUPPORTED, Asker, COMMAND_NOT_SUPPORTED};
 use super::forward::Forwarder;
 use super::lookups::{Asked, Found, Lookups};
 use super::message::{Answer, Query, Subject, host};
 use super::mode::Mode;
-use super::names::Names;
-use super::socks::{ADDRESS_TYPE_NOT_SUPPORTED, COMMAND_NOT_SUPPORTED, Failure};
-use crate::policy::Proxy;
+use super::names::{Names, is_pooled};
+use crate::proxy::client::blocking::Failure;
 use hickory_proto::rr::Name;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -46,11 +46,11 @@ pub enum Readiness {
 impl Service {
     /// `None` for the mode in which nothing is answered.
     #[must_use]
-    pub fn new(mode: Mode, proxy: &Proxy) -> Option<Self> {
+    pub fn new(mode: Mode, asker: Asker) -> Option<Self> {
         let source = match mode {
             Mode::Judge => return None,
-            Mode::Resolve => Source::Proxy(Lookups::new(proxy.clone(), complain)),
-            Mode::Tcp(resolver) => Source::Resolver(Forwarder::new(proxy.clone(), resolver)),
+            Mode::Resolve => Source::Proxy(Lookups::new(asker, complain)),
+            Mode::Tcp(resolver) => Source::Resolver(Forwarder::new(asker, resolver)),
             Mode::Map => Source::Pool,
         };
         Some(Self { source, names: Names::default() })
@@ -60,6 +60,17 @@ impl Service {
     #[must_use]
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// The name that an address stands for: `None` for one that stands for none.
+    ///
+    /// # Errors
+    /// For an address that could, but was given to no name; in words that end a reason.
+    pub fn name_of(&self, ip: IpAddr) -> Result<Option<String>, &'static str> {
+        if !matches!(self.source, Source::Pool) || !is_pooled(ip) {
+            return Ok(None);
+        }
+        self.names.name_of(ip).map(Some).ok_or("the address stands for no name that was asked for")
     }
 
     /// The answer, where nobody has to be asked for it.
@@ -200,10 +211,12 @@ fn is_local(ip: IpAddr) -> bool {
 fn complain(failure: &Failure) {
     static TOLD: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
     let (index, what) = match failure {
-        Failure::Refused(COMMAND_NOT_SUPPORTED | ADDRESS_TYPE_NOT_SUPPORTED) => {
-            (0, "the proxy resolves no names: use --dns redirect=tcp://RESOLVER".to_owned())
+        Failure::Refused(refusal)
+            if matches!(refusal.reply, Some(COMMAND_NOT_SUPPORTED | ADDRESS_TYPE_NOT_SUPPORTED)) =>
+        {
+            (0, "the proxy resolves no names: use --dns redirect=tcp://RESOLVER, or redirect=map".to_owned())
         }
-        Failure::Refused(code) => (1, format!("a DNS query failed: the proxy refused it (SOCKS reply {code})")),
+        Failure::Refused(refusal) => (1, format!("a DNS query failed: {}", refusal.why)),
         Failure::Unfit(why) => (1, format!("a DNS query failed: the proxy {why}")),
         Failure::Broken(error) => (1, format!("a DNS query failed: the proxy: {error}")),
     };
@@ -219,7 +232,8 @@ mod tests {
 
     fn service(mode: Mode) -> Service {
         // Nobody is there: whatever is answered nevertheless was not asked for.
-        Service::new(mode, &"socks5://127.0.0.1:1".parse().unwrap()).unwrap()
+        let proxy: crate::policy::Proxy = "socks5://127.0.0.1:1".parse().unwrap();
+        Service::new(mode, proxy.into()).unwrap()
     }
 
     fn query(name: &str, kind: u16) -> Query {

@@ -82,7 +82,13 @@ impl Scene<'_> {
             }
             self.told(&socket, || self.performer().connect(&socket, &address))
         };
-        Ok(self.decide_or(subject, &operation, perform, || self.redirect_connect(&socket, &address)))
+        Ok(self.decide_or(subject, &operation, perform, || {
+            if socket.kind.is_internet_datagram() {
+                self.redirect_datagram(&operation, &socket, Some(&address), to_us)
+            } else {
+                self.redirect_connect(&socket, &address)
+            }
+        }))
     }
 
     fn connect_unix(&self, subject: Subject<'_>, socket: &Socket, address: &Sockaddr) -> Outcome {
@@ -271,13 +277,24 @@ impl Scene<'_> {
             let message = Message { name: stand_in, control: Vec::new(), ..message.clone() };
             self.performer().send(socket, &message, call.abi, None)
         };
+        // What cuts it into segments stays (`UDP_SEGMENT`); what chooses its way was refused before.
+        let to_the_proxy = |stand_in: Option<Sockaddr>| {
+            let message = Message { name: stand_in, ..message.clone() };
+            self.performer().send(socket, &message, call.abi, None)
+        };
         let given = message.name.as_ref();
         if let Some(outcome) = self.redirect_query(subject, &operation, socket, given, Some(message), to_us) {
             return outcome;
         }
         let subject = Subject { file: found.as_ref(), ..subject };
         let perform = || self.perform_send(socket, message, call, found.as_ref(), whole);
-        self.decide_or(subject, &operation, perform, || self.redirect_send(socket, message, call.abi))
+        self.decide_or(subject, &operation, perform, || {
+            if socket.kind.is_internet_datagram() {
+                self.redirect_datagram(&operation, socket, given, to_the_proxy)
+            } else {
+                self.redirect_send(socket, message, call.abi)
+            }
+        })
     }
 
     fn perform_send(

@@ -10,6 +10,8 @@ use crate::operation::decode::{Message, Sockaddr};
 use crate::operation::layout::Unreadable;
 use crate::operation::{Address, Operation, SocketKind, SocketType, UnixAddress, Way, layout};
 use crate::policy::{self, Verdict};
+use crate::proxy::client::Target;
+use crate::relay::Unfit;
 use nix::errno::Errno;
 use sockstrace_backend::{Outcome, Patience, Reply};
 use std::borrow::Cow;
@@ -48,13 +50,19 @@ impl Scene<'_> {
             Some(Ok(question)) => question,
             Some(Err(_)) | None => None,
         };
-        let stand_in = self.reaches_us(dns, socket).and_then(|()| {
+        let reached = self.reaches_loopback(dns.network_namespace(), socket);
+        let stand_in = reached.map_err(|why| format!("it can't be redirected: {why}")).and_then(|()| {
             dns.stand_in(resolver, transport)
                 .map_err(|errno| format!("sockstrace can't listen for it: {}", errno.desc()))
         });
         let (outcome, action, note) = match stand_in {
             Ok(stand_in) => {
-                let family = given.map(|given| given.address().family());
+                let family = match given {
+                    Some(given) => Some(given.address().family()),
+                    None if leads_to_us(dns, socket, transport) => None,
+                    // Connected by somebody else, past the resolver that we are.
+                    None => Some(socket.kind.family),
+                };
                 let outcome = perform(family.map(|family| Sockaddr::for_internet(stand_in, family)));
                 (outcome, Action::Redirect, None)
             }
@@ -69,18 +77,31 @@ impl Scene<'_> {
         Some(outcome)
     }
 
-    /// Whether the socket can reach us on loopback, or why not.
-    fn reaches_us(&self, dns: &Dns, socket: &Socket) -> Result<(), String> {
+    /// What the proxy is asked for where the program connects to `destination`: a name, if that stands for one.
+    pub(super) fn asked_for(&self, destination: SocketAddr) -> Result<Target, Unfit> {
+        let name = self.pipeline.dns.as_ref().map_or(Ok(None), |dns| dns.name_of(destination.ip()));
+        let name = name.map_err(|why| Unfit(why.into()))?;
+        Ok(name.map_or(Target::Address(destination), |name| Target::Name(name, destination.port())))
+    }
+
+    /// The name that an operation's address stands for.
+    pub(super) fn name_meant(&self, operation: &Operation) -> Option<String> {
+        let (ip, _) = super::address(operation)?.ip()?;
+        self.pipeline.dns.as_ref()?.name_of(ip).ok().flatten()
+    }
+
+    /// Whether the socket can reach us on loopback, in the network namespace of this number; or why not.
+    pub(super) fn reaches_loopback(&self, namespace: Option<u64>, socket: &Socket) -> Result<(), &'static str> {
         let interface = sys::bound_interface(socket.duplicate.as_fd()).unwrap_or(0);
         if !matches!(interface, 0 | LOOPBACK_INTERFACE) {
-            return Err("it can't be redirected: its socket is bound to an interface".into());
+            return Err("its socket is bound to an interface");
         }
-        let same = match (sys::network_namespace(socket.duplicate.as_fd()), dns.network_namespace()) {
+        let same = match (sys::network_namespace(socket.duplicate.as_fd()), namespace) {
             (Ok(theirs), Some(own)) => theirs == own,
             // An older kernel: by the thread, which may have changed since.
             _ => self.pipeline.isolation.is_none() && self.shares_network_namespace(),
         };
-        if same { Ok(()) } else { Err("it can't be redirected: its socket is in another network namespace".into()) }
+        if same { Ok(()) } else { Err("its socket is in another network namespace") }
     }
 
     fn shares_network_namespace(&self) -> bool {
@@ -104,17 +125,19 @@ impl Scene<'_> {
 
     /// The address that the program means where the kernel names one of ours.
     pub(super) fn meant(&self, address: Address, kind: &SocketKind) -> Address {
-        let resolver = match (&self.pipeline.dns, transport(kind), &address) {
-            (Some(dns), Some(transport), Address::Internet(own)) => dns.stands_for(*own, transport),
-            _ => None,
-        };
-        resolver.map_or(address, Address::Internet)
+        let Address::Internet(own) = &address else { return address };
+        self.meant_by(*own, kind).map_or(address, Address::Internet)
+    }
+
+    fn meant_by(&self, own: SocketAddr, kind: &SocketKind) -> Option<SocketAddr> {
+        let by_dns = || self.pipeline.dns.as_ref()?.stands_for(own, transport(kind)?);
+        self.pipeline.meant_by_datagram(own, kind).or_else(by_dns)
     }
 
     /// [`Scene::meant`] for bytes, in the same layout. `None` where nothing changes.
     pub(super) fn meant_bytes(&self, bytes: &Sockaddr, kind: &SocketKind) -> Option<Sockaddr> {
         let Address::Internet(own) = bytes.address() else { return None };
-        let resolver = self.pipeline.dns.as_ref()?.stands_for(own, transport(kind)?)?;
+        let resolver = self.meant_by(own, kind)?;
         Some(Sockaddr::for_internet(resolver, bytes.address().family()))
     }
 
@@ -151,6 +174,12 @@ impl Scene<'_> {
             (false, Patience::MayBlock) => Ok(walk().unwrap_or(None)),
         }
     }
+}
+
+/// Whether the socket is connected to one of ours.
+fn leads_to_us(dns: &Dns, socket: &Socket, transport: Transport) -> bool {
+    let peer = sys::peer_name(socket.duplicate.as_fd()).map(|peer| peer.address());
+    matches!(peer, Ok(Address::Internet(own)) if dns.stands_for(own, transport).is_some())
 }
 
 /// The resolver that an operation is about, by its port, and how it is asked.

@@ -19,6 +19,9 @@ impl Pipeline {
         if let Some(dns) = &mut self.dns {
             dns.live_in(isolation.socket_source());
         }
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.live_in(isolation.socket_source());
+        }
         if let Some(redirector) = &self.redirector {
             redirector.relay.add_ground(isolation.sockets())?;
         }

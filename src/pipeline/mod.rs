@@ -3,6 +3,7 @@
 //! Nothing here knows which backend stopped the call, what makes a leak, or how events are written.
 
 mod calls;
+mod datagrams;
 mod dns;
 mod inherited;
 mod isolated;
@@ -24,6 +25,7 @@ use crate::operation::layout::Unreadable;
 use crate::operation::{Operation, SocketKind, Way};
 use crate::output::{Recorder, Slip};
 use crate::policy::Verdict;
+use crate::redirect::datagrams::Datagrams;
 use crate::redirect::{Redirected, Redirector};
 use crate::relay::Unfit;
 use crate::stacks::Stacks;
@@ -59,6 +61,7 @@ pub struct Pipeline {
     dns: Option<Dns>,
     /// With `--on-leak redirect`.
     redirector: Option<Redirector>,
+    datagrams: Option<Datagrams>,
     on_program_end: OnProgramEnd,
     /// Results of calls that continue will come by [`Handler::returned`].
     observes_results: AtomicBool,
@@ -121,9 +124,11 @@ impl Pipeline {
     /// # Errors
     /// Where the signal that interrupts our own blocking calls can't be set up, or no socket can be made.
     pub fn new(config: Config, recorder: Recorder, on_program_end: OnProgramEnd) -> Result<Self, Errno> {
-        let dns = config.policy.first_proxy().and_then(|proxy| Dns::new(config.dns, proxy));
+        let isolation = redirected::isolation(&config);
+        let dns = config.policy.first_proxy().and_then(|proxy| Dns::new(config.dns, proxy, &isolation));
         Ok(Self {
-            redirector: redirected::redirector(&config)?,
+            redirector: redirected::redirector(&config, &isolation)?,
+            datagrams: datagrams::datagrams(&config, dns.as_ref(), &isolation),
             config,
             dns,
             recorder,

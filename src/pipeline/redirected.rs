@@ -13,29 +13,35 @@ use crate::operation::interest::SO_PEERNAME;
 use crate::operation::layout::{self, Unreadable};
 use crate::operation::{Operation, SocketType};
 use crate::policy::Verdict;
-use crate::redirect::isolation::Isolation;
+use crate::proxy::isolation::Isolation;
 use crate::redirect::{Redirected, Redirector};
 use crate::relay::Unfit;
 use nix::errno::Errno;
 use sockstrace_backend::{Abi, Outcome, Patience, Reply};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 const CONTINUE: Outcome = Outcome::Reply(Reply::Continue);
 
 /// What redirects, where that is asked for.
-pub(super) fn redirector(config: &Config) -> Result<Option<Redirector>, Errno> {
+pub(super) fn redirector(config: &Config, isolation: &Arc<Isolation>) -> Result<Option<Redirector>, Errno> {
     let Some(proxy) = config.policy.first_proxy().filter(|_| config.on_leak == OnLeak::Redirect) else {
         return Ok(None);
     };
-    let isolation = Isolation::new(config.isolate_by, config.isolate_format, proxy.credentials().cloned());
     let hides_addresses = config.policy.judges_disclosure() || config.isolate;
-    Redirector::new(proxy.clone(), isolation, hides_addresses).map(Some)
+    Redirector::new(proxy.clone(), Arc::clone(isolation), hides_addresses).map(Some)
+}
+
+/// Who hands out credentials for the first proxy.
+pub(super) fn isolation(config: &Config) -> Arc<Isolation> {
+    let own = config.policy.first_proxy().and_then(|proxy| proxy.credentials().cloned());
+    Arc::new(Isolation::new(config.isolate_by, config.isolate_format, own))
 }
 
 /// Why most calls can't be redirected.
 pub(super) fn nothing_to_redirect() -> Unfit {
-    Unfit("only connections can be".into())
+    Unfit("only connections and datagrams can be".into())
 }
 
 impl Pipeline {
@@ -43,6 +49,9 @@ impl Pipeline {
     pub fn settle(&self) {
         if let Some(redirector) = &self.redirector {
             redirector.relay.reactor.settle();
+        }
+        if let Some(datagrams) = &self.datagrams {
+            datagrams.settle();
         }
     }
 }
@@ -61,7 +70,8 @@ impl Scene<'_> {
                 if let Outcome::Reply(reply) = &performed
                     && !repeats
                 {
-                    self.record(subject, operation, verdict, Action::Redirect, reply, None);
+                    let note = self.name_meant(operation).map(|name| format!("asked of the proxy as {name}"));
+                    self.record(subject, operation, verdict, Action::Redirect, reply, note);
                 }
                 performed
             }
@@ -72,7 +82,7 @@ impl Scene<'_> {
     pub(super) fn redirect_connect(&self, socket: &Socket, address: &Sockaddr) -> Result<Redirected, Unfit> {
         match (&self.pipeline.redirector, address.address()) {
             (Some(redirector), Address::Internet(destination)) => {
-                redirector.connect(&self.performer(), socket, destination)
+                redirector.connect(&self.performer(), socket, destination, &self.asked_for(destination)?)
             }
             _ => Err(nothing_to_redirect()),
         }
@@ -82,7 +92,7 @@ impl Scene<'_> {
     pub(super) fn redirect_send(&self, socket: &Socket, message: &Message, abi: Abi) -> Result<Redirected, Unfit> {
         let Some(name) = &message.name else { return Err(nothing_to_redirect()) };
         if socket.kind.kind != SocketType::STREAM || message.flags & libc::MSG_FASTOPEN == 0 {
-            return Err(Unfit("only connections can be, and this is a datagram".into()));
+            return Err(nothing_to_redirect());
         }
         if message.flags & libc::MSG_DONTWAIT != 0 && !sys::is_nonblocking(socket.duplicate.as_fd()) {
             return Err(Unfit("MSG_FASTOPEN with MSG_DONTWAIT on a blocking socket".into()));
@@ -122,7 +132,10 @@ impl Scene<'_> {
     pub(super) fn getsockname(&self, call: &Arguments) -> Outcome {
         let seen = self.seen_by(call, |redirector, socket| {
             let named = internet(&sys::local_name(socket.duplicate.as_fd()).ok()?)?;
-            redirector.local(socket.duplicate.as_fd(), named)
+            match self.datagram_peer(socket) {
+                Some(destination) => redirector.local_of_datagrams(destination, named),
+                None => redirector.local(socket.duplicate.as_fd(), named),
+            }
         });
         self.answer_name(call, seen)
     }

@@ -6,6 +6,7 @@ use super::rule::{Rule, Target};
 use super::sockets::{leaks_by_itself, listens, speaks_tcp};
 use super::unix::{self, Resolver, UnixGlobs};
 use super::{Class, Verdict};
+use crate::dns::names::is_pooled;
 use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixAddress, Way};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,8 @@ pub struct PolicyOptions {
     pub isolated: bool,
     /// `--dns redirect`
     pub redirects_dns: bool,
+    /// `--dns redirect=map`: addresses of the pool stand for names.
+    pub maps_names: bool,
     /// `--incoming block`, with the rules of `--allow-incoming`; `None` is `--incoming allow`.
     pub incoming: Option<Vec<Rule>>,
 }
@@ -46,6 +49,7 @@ pub struct Policy {
     judge_disclosure: bool,
     judge_unix: bool,
     redirects_dns: bool,
+    maps_names: bool,
     incoming: Option<Rules>,
     isolated: bool,
 }
@@ -138,6 +142,7 @@ impl Policy {
             judge_disclosure: options.judge_disclosure,
             judge_unix: options.judge_unix,
             redirects_dns: options.redirects_dns,
+            maps_names: options.maps_names,
             incoming: options.incoming.map(Rules::new).transpose()?,
             isolated: options.isolated,
         })
@@ -312,6 +317,10 @@ impl Policy {
     }
 
     fn internet(&self, ip: IpAddr, port: u16, socket: Option<&SocketKind>) -> Verdict<'_> {
+        // Whatever the rules say: outside, the address is nobody's, or somebody else's.
+        if self.maps_names && is_pooled(ip) {
+            return outbound("an address that stands for a name");
+        }
         let proxy = self.proxies_by_address.get(&(ip, port));
         if let Some(&index) = proxy
             && socket.is_some_and(speaks_tcp)

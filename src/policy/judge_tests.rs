@@ -122,6 +122,24 @@ fn loopback_is_a_leak_unless_allowed_and_the_unspecified_address_is_loopback() {
 }
 
 #[test]
+fn addresses_that_stand_for_names_are_never_let_go() {
+    let mapping = policy(|options| {
+        options.maps_names = true;
+        options.allow = rules(&["0.0.0.0/0", "::/0"]);
+    });
+    for (to, leak) in [
+        ("198.18.0.1:80", true),
+        ("[fd73:6f63:6b73::1]:80", true),
+        ("[::ffff:198.19.1.1]:80", true),
+        ("192.0.2.1:80", false),
+    ] {
+        assert_eq!(connect(&mapping, &inet(to), TCP).is_leak(), leak, "{to}");
+    }
+    let judging = policy(|options| options.allow = rules(&["0.0.0.0/0"]));
+    assert!(!connect(&judging, &inet("198.18.0.1:80"), TCP).is_leak());
+}
+
+#[test]
 fn unix_destinations() {
     let open = policy(|_| {});
     assert_eq!(connect(&open, &path("/run/nscd/socket"), UNIX).leak, None);

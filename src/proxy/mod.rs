@@ -1,3 +1,4 @@
 //! What is spoken to proxies.
 
 pub mod client;
+pub mod isolation;

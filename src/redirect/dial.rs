@@ -116,7 +116,7 @@ impl Dialing {
             Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ETIMEDOUT => errno,
             _ => Errno::ECONNREFUSED,
         };
-        self.refuse(&Refusal { errno: told, why, by_proxy_itself: true }, place)
+        self.refuse(&Refusal::unreachable(told, why), place)
     }
 
     fn refuse(&mut self, refusal: &Refusal, place: &Place<'_>) -> Next {

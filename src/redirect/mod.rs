@@ -4,22 +4,23 @@
 //! | --- | --- |
 //! | connect of a TCP socket, IPv4 or IPv6, blocking or not | redirected |
 //! | `MSG_FASTOPEN` with a destination | the same, then the data, as at a first contact without a cookie |
-//! | MPTCP, SMC, SCTP, DCCP; datagrams; whatever isn't a connection | blocked: the event says why |
+//! | datagrams of a UDP socket, and its connect | sent by the proxy, where it relays datagrams: [`datagrams`] |
+//! | MPTCP, SMC, SCTP, DCCP, UDP-Lite; whatever else isn't a connection | blocked: the event says why |
 //!
 //! The call returns what the proxy's answer means for connect(2) ([`crate::proxy::client`]), and the program's
 //! socket is its own all the time: how that is done stands in [`crate::relay`].
 
+pub mod datagrams;
 mod dial;
-pub mod isolation;
 
 use crate::action::interrupt::Broken;
 use crate::action::perform::{Performed, Performer, Socket, failed, interrupted, returned, sys as calls};
 use crate::operation::{Family, SocketKind, SocketType};
 use crate::policy::Proxy;
 use crate::proxy::client::{Command, Negotiation, Refusal, Target};
+use crate::proxy::isolation::Isolation;
 use crate::relay::{Held, Record, Relay, Stage, Unfit, sys};
 use dial::{Complain, Dialing};
-use isolation::Isolation;
 use nix::errno::Errno;
 use sockstrace_backend::{Outcome, Patience, Reply};
 use std::io::Write;
@@ -33,7 +34,7 @@ pub struct Redirector {
     /// Where sockets land.
     pub relay: Relay,
     proxy: Proxy,
-    isolation: Isolation,
+    isolation: Arc<Isolation>,
     complain: Complain,
     /// Whether the host's own addresses are to be kept from the program.
     hides_addresses: bool,
@@ -52,7 +53,9 @@ pub struct Redirected {
 }
 
 impl Redirected {
-    fn now(performed: Performed) -> Self {
+    /// It came for the first time.
+    #[must_use]
+    pub fn now(performed: Performed) -> Self {
         Self { performed, repeats: false }
     }
 }
@@ -62,7 +65,7 @@ impl Redirector {
     ///
     /// # Errors
     /// Where no socket can be made.
-    pub fn new(proxy: Proxy, isolation: Isolation, hides_addresses: bool) -> Result<Self, Errno> {
+    pub fn new(proxy: Proxy, isolation: Arc<Isolation>, hides_addresses: bool) -> Result<Self, Errno> {
         let (name, told) = (proxy.text().to_owned(), AtomicBool::new(false));
         let complain = move |refusal: &Refusal| {
             // Once: it would be the same for each connection.
@@ -73,7 +76,7 @@ impl Redirector {
         Ok(Self { relay: Relay::new()?, proxy, isolation, complain: Arc::new(complain), hides_addresses })
     }
 
-    /// connect(2) to `destination`, by way of the proxy.
+    /// connect(2) to `destination`, by way of the proxy, which is asked for `target`.
     ///
     /// # Errors
     /// Why it can't be redirected; nothing was done.
@@ -82,6 +85,7 @@ impl Redirector {
         performer: &Performer<'_>,
         socket: &Socket,
         destination: SocketAddr,
+        target: &Target,
     ) -> Result<Redirected, Unfit> {
         may_be_redirected(&socket.kind)?;
         if is_group(destination.ip()) {
@@ -90,10 +94,10 @@ impl Redirector {
         }
         let known = self.relay.book.find(socket.duplicate.as_fd());
         if !calls::is_nonblocking(socket.duplicate.as_fd()) {
-            return self.connect_blocking(performer, socket, destination, known);
+            return self.connect_blocking(performer, socket, destination, target, known);
         }
         let mut held = self.hold(socket, destination)?;
-        let negotiation = self.negotiation(performer, destination)?;
+        let negotiation = self.negotiation(performer, target)?;
         match held.connect() {
             Err(Errno::EINPROGRESS) => {
                 let record = self.record(&held, destination)?;
@@ -110,6 +114,7 @@ impl Redirector {
         performer: &Performer<'_>,
         socket: &Socket,
         destination: SocketAddr,
+        target: &Target,
         mut known: Option<Arc<Record>>,
     ) -> Result<Redirected, Unfit> {
         if performer.patience == Patience::AtOnce {
@@ -132,7 +137,7 @@ impl Redirector {
         for _ in 0..HOLES {
             let mut held = self.hold(socket, destination)?;
             let record = if sys::tcp_state(fd) == Ok(sys::CLOSE) {
-                let negotiation = self.negotiation(performer, destination)?;
+                let negotiation = self.negotiation(performer, target)?;
                 let record = self.record(&held, destination)?;
                 self.dial(held, &record, negotiation, false)?;
                 record
@@ -195,11 +200,10 @@ impl Redirector {
         Ok(record)
     }
 
-    fn negotiation(&self, performer: &Performer<'_>, destination: SocketAddr) -> Result<Negotiation, Unfit> {
-        let credentials = self.isolation.credentials(performer.tracee.pid(), destination);
+    fn negotiation(&self, performer: &Performer<'_>, target: &Target) -> Result<Negotiation, Unfit> {
+        let credentials = self.isolation.credentials(Some(performer.tracee.pid()), Some(target));
         let credentials = credentials.map_err(|_| Unfit("there are no random bytes to be had".into()))?;
-        let target = Target::Address(destination);
-        let negotiation = Negotiation::new(self.proxy.scheme(), Command::Connect, &target, credentials);
+        let negotiation = Negotiation::new(self.proxy.scheme(), Command::Connect, target, credentials);
         negotiation.map_err(|refusal| Unfit(refusal.why))
     }
 
@@ -266,10 +270,20 @@ impl Redirector {
         let address = shows.then(|| source_for(record.destination)).flatten()?;
         Some(SocketAddr::new(address, named.port()))
     }
+
+    /// [`Redirector::local`] of a datagram socket that is connected to `destination`, for the program.
+    #[must_use]
+    pub fn local_of_datagrams(&self, destination: SocketAddr, named: SocketAddr) -> Option<SocketAddr> {
+        let shows = !self.hides_addresses
+            && named.ip().to_canonical().is_loopback()
+            && !destination.ip().to_canonical().is_loopback();
+        Some(SocketAddr::new(shows.then(|| source_for(destination)).flatten()?, named.port()))
+    }
 }
 
 /// The address from which a packet to `destination` would be sent. Nothing is sent for it.
-fn source_for(destination: SocketAddr) -> Option<IpAddr> {
+#[must_use]
+pub fn source_for(destination: SocketAddr) -> Option<IpAddr> {
     let destination = sys::unmapped(destination);
     let any: SocketAddr = if destination.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     let probe = UdpSocket::bind(any).ok()?;
@@ -291,7 +305,7 @@ fn may_be_redirected(kind: &SocketKind) -> Result<(), Unfit> {
         (Family::INET | Family::INET6, SocketType::STREAM, libc::IPPROTO_MPTCP) => {
             "multipath TCP can't be held until the proxy has answered"
         }
-        _ => "proxies take TCP only",
+        _ => "proxies take TCP and UDP only",
     };
     Err(Unfit(why.into()))
 }

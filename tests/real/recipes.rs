@@ -1,6 +1,6 @@
 //! How each program is told to fetch the page, through a proxy and direct.
 
-use super::world::{PATH, PROXY, WEB, require};
+use super::world::{PATH, PROXY, require};
 use crate::support::run::Event;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ pub struct Recipe {
 pub struct Setting<'s> {
     /// An empty directory, and HOME.
     pub home: &'s Path,
+    /// The web server: an address, or a name.
+    pub site: &'s str,
     /// Whether it is to use the proxy.
     pub proxied: bool,
     /// Whether it runs as root.
@@ -40,8 +42,8 @@ pub enum Shows {
     Report,
 }
 
-fn url() -> String {
-    format!("http://{WEB}/")
+fn url(setting: &Setting) -> String {
+    format!("http://{}/", setting.site)
 }
 
 fn words(words: &[&str]) -> Vec<String> {
@@ -60,7 +62,7 @@ pub const RECIPES: &[Recipe] = &[
         command: |setting| {
             let proxy = format!("socks5h://{PROXY}:9050");
             let proxied = if setting.proxied { vec!["--proxy", &proxy] } else { vec!["--noproxy", "*"] };
-            words(&[&["curl", "-sS", &url()], &proxied[..]].concat())
+            words(&[&["curl", "-sS", &url(setting)], &proxied[..]].concat())
         },
         shows: Shows::Stdout,
         known: none,
@@ -71,7 +73,7 @@ pub const RECIPES: &[Recipe] = &[
         command: |setting| {
             let proxy = format!("http_proxy=http://{PROXY}:8080");
             let proxy = if setting.proxied { proxy.as_str() } else { "no_proxy=*" };
-            words(&["env", proxy, "wget", "-q", "--tries=1", "-O", "-", &url()])
+            words(&["env", proxy, "wget", "-q", "--tries=1", "-O", "-", &url(setting)])
         },
         shows: Shows::Stdout,
         known: none,
@@ -83,7 +85,7 @@ pub const RECIPES: &[Recipe] = &[
             repository();
             let proxy = if setting.proxied { format!("socks5h://{PROXY}:9050") } else { String::new() };
             let script = "git -c http.proxy=\"$1\" clone -q \"$2\" copy && cat copy/page";
-            words(&["sh", "-c", script, "sh", &proxy, &format!("http://{WEB}/repository.git")])
+            words(&["sh", "-c", script, "sh", &proxy, &format!("{}repository.git", url(setting))])
         },
         shows: Shows::Stdout,
         known: none,
@@ -94,7 +96,7 @@ pub const RECIPES: &[Recipe] = &[
         command: |setting| {
             let proxy = PROXY.to_string();
             let proxied = if setting.proxied { vec![proxy.as_str(), "9050"] } else { Vec::new() };
-            words(&[&["python3", &guest("fetch.py"), &url()], &proxied[..]].concat())
+            words(&[&["python3", &guest("fetch.py"), &url(setting)], &proxied[..]].concat())
         },
         shows: Shows::Stdout,
         known: none,
@@ -105,7 +107,7 @@ pub const RECIPES: &[Recipe] = &[
         command: |setting| {
             let proxy = PROXY.to_string();
             let proxied = if setting.proxied { vec![proxy.as_str(), "9050"] } else { Vec::new() };
-            words(&[&["node", &guest("fetch.js"), &WEB.to_string(), "80"], &proxied[..]].concat())
+            words(&[&["node", &guest("fetch.js"), setting.site, "80"], &proxied[..]].concat())
         },
         shows: Shows::Stdout,
         known: none,
@@ -130,7 +132,7 @@ pub const RECIPES: &[Recipe] = &[
         command: |setting| {
             let proxy = format!("socks5://{PROXY}:9050");
             let proxied = if setting.proxied { vec![proxy.as_str()] } else { Vec::new() };
-            words(&[&[&go("fetch"), &*url()], &proxied[..]].concat())
+            words(&[&[&go("fetch"), &*url(setting)], &proxied[..]].concat())
         },
         shows: Shows::Stdout,
         known: none,
@@ -143,7 +145,7 @@ pub const RECIPES: &[Recipe] = &[
             let proxy = PROXY.to_string();
             let proxied = if setting.proxied { vec![proxy.as_str(), "9050"] } else { Vec::new() };
             let mode = if setting.proxied { "socks" } else { "direct" };
-            words(&[&[fetch.as_str(), mode, &WEB.to_string(), "80"], &proxied[..]].concat())
+            words(&[&[fetch.as_str(), mode, setting.site, "80"], &proxied[..]].concat())
         },
         shows: Shows::Stdout,
         known: none,
@@ -171,14 +173,14 @@ fn java(setting: &Setting, kind: &str, port: &str) -> Vec<String> {
     let proxy = PROXY.to_string();
     let kind = if setting.proxied { kind } else { "direct" };
     let proxied = if setting.proxied { vec![proxy.as_str(), port] } else { Vec::new() };
-    words(&[&["java", "-Xshare:auto", "-cp", &classes, "Fetch", kind, &url()], &proxied[..]].concat())
+    words(&[&["java", "-Xshare:auto", "-cp", &classes, "Fetch", kind, &url(setting)], &proxied[..]].concat())
 }
 
 fn chromium(setting: &Setting) -> Vec<String> {
     let profile = format!("--user-data-dir={}", setting.home.join("profile").display());
     let proxy = format!("--proxy-server=socks5://{PROXY}:9050");
     // Without the rule it resolves the names of its own services past the proxy.
-    let rule = format!("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {PROXY}, EXCLUDE {WEB}");
+    let rule = format!("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {PROXY}, EXCLUDE {}", setting.site);
     let mut command = words(&[
         "chromium",
         "--headless",
@@ -196,7 +198,7 @@ fn chromium(setting: &Setting) -> Vec<String> {
     if setting.root {
         command.push("--no-sandbox".into());
     }
-    command.push(url());
+    command.push(url(setting));
     command
 }
 
@@ -224,8 +226,16 @@ fn firefox(setting: &Setting) -> Vec<String> {
         std::os::unix::fs::chown(&profile, Some(NOBODY), Some(NOBODY)).unwrap();
     }
     let (profile, picture) = (profile.display().to_string(), setting.home.join("page.png").display().to_string());
-    let firefox =
-        ["firefox-esr", "--headless", "--no-remote", "--profile", &profile, "--screenshot", &picture, &url()];
+    let firefox = [
+        "firefox-esr",
+        "--headless",
+        "--no-remote",
+        "--profile",
+        &profile,
+        "--screenshot",
+        &picture,
+        &url(setting),
+    ];
     // Natively too it waits for ever for a page that can't be had.
     let timeout = ["timeout", "--kill-after=5", "25"];
     if setting.proxied { words(&firefox) } else { words(&[&timeout[..], &firefox].concat()) }

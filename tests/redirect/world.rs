@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// Where the proxies are.
 pub const PROXY: &str = "203.0.113.9";
 
+/// The names that proxies know, as those of `services.py` do, and nobody else.
+const HOSTS: &str = "127.0.0.1 localhost\n203.0.113.5 www.site.example\n2001:db8::5 six.site.example\n";
+
 /// What is outside: services and proxies.
 pub struct World {
     /// An empty directory, removed in the end.
@@ -59,6 +62,7 @@ impl World {
         let dir = PathBuf::from(format!("/tmp/ssw-{}-{number}", std::process::id()));
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(dir.join("hosts"), HOSTS).unwrap();
         unshare();
         ip(
             "link set lo up
@@ -71,6 +75,7 @@ impl World {
         let mut outside = Command::new("/usr/bin/python3")
             .arg(program("services.py"))
             .arg(dir.join("log"))
+            .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("real"))
             .stdout(Stdio::piped())
             .spawn()
             .expect("python3 is needed");
@@ -108,13 +113,88 @@ impl World {
 
     /// Starts another proxy outside.
     pub fn start<S: AsRef<std::ffi::OsStr>>(&mut self, words: impl IntoIterator<Item = S>, port: u16) {
-        let pid = self.outside.id().to_string();
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &pid, "-n", "--"]).args(words).current_dir(&self.dir);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
         let log = fs::File::create(self.dir.join(format!("proxy-{port}"))).unwrap();
-        self.others.push(command.stderr(log).spawn().unwrap());
+        let proxy = self.outside().args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.others.push(proxy.unwrap());
         Self::wait_for(PROXY, port);
+    }
+
+    /// What is run outside, where names are known.
+    fn outside(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.outside.id().to_string(), "-n", "--", "unshare", "-m", "sh", "-c"]);
+        command.arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"").arg(self.dir.join("hosts"));
+        command.current_dir(&self.dir);
+        command
+    }
+
+    /// A Tor network outside, with its SocksPort at port 9050: the name of an onion service in front of the services.
+    pub fn start_tor(&mut self) -> String {
+        let log = fs::File::create(self.dir.join("tor.log")).unwrap();
+        let mut tor = self.outside();
+        tor.arg("/usr/bin/python3").arg(program("tornet.py")).arg(self.dir.join("tor"));
+        let mut tor = tor.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut name = String::new();
+        BufReader::new(tor.stdout.take().unwrap()).read_line(&mut name).unwrap();
+        self.others.push(tor);
+        let log = || fs::read_to_string(self.dir.join("tor.log")).unwrap();
+        assert!(name.ends_with(".onion\n"), "no Tor network: {name:?} {}", log());
+        name.trim().to_owned()
+    }
+
+    /// Starts a real proxy outside, by its name: its URL.
+    pub fn start_proxy(&mut self, name: &str) -> String {
+        let dir = self.dir.display().to_string();
+        let (url, port, command) = match name {
+            "microsocks" => ("socks5://203.0.113.9:2001", 2001, "microsocks -p 2001".to_owned()),
+            "microsocks-password" => {
+                let command = "microsocks -p 2002 -u us:er -P s3cret".to_owned();
+                ("socks5://us%3Aer:s3cret@203.0.113.9:2002", 2002, command)
+            }
+            "dante" => {
+                let config = "logoutput: stderr\ninternal: 203.0.113.9 port = 2003\nexternal: lo\nclientmethod: none\n\
+                     socksmethod: none\nuser.privileged: root\nuser.unprivileged: nobody\n\
+                     client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n";
+                fs::write(self.dir.join("danted.conf"), config).unwrap();
+                ("socks5://203.0.113.9:2003", 2003, format!("danted -f {dir}/danted.conf"))
+            }
+            "tinyproxy" => {
+                let config = "Port 2004\nListen 203.0.113.9\nTimeout 60\nMaxClients 100\nLogLevel Error\n";
+                fs::write(self.dir.join("tinyproxy.conf"), config).unwrap();
+                ("http://203.0.113.9:2004", 2004, format!("tinyproxy -d -c {dir}/tinyproxy.conf"))
+            }
+            "ssh" => {
+                self.start_sshd();
+                let command = format!(
+                    "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o LogLevel=ERROR \
+                     -F none -N -p 2006 -i {dir}/key -D 203.0.113.9:2005 203.0.113.9"
+                );
+                ("socks5://203.0.113.9:2005", 2005, command)
+            }
+            other => panic!("no such proxy: {other}"),
+        };
+        self.start(command.split_whitespace(), port);
+        url.to_owned()
+    }
+
+    /// An ssh server of the test's own, with a key of its own.
+    fn start_sshd(&mut self) {
+        let dir = self.dir.display().to_string();
+        for key in ["key", "host"] {
+            let made = Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(self.dir.join(key))
+                .status();
+            assert!(made.is_ok_and(|status| status.success()), "openssh-client is needed");
+        }
+        fs::copy(self.dir.join("key.pub"), self.dir.join("authorized")).unwrap();
+        let config = format!(
+            "Port 2006\nListenAddress 203.0.113.9\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/authorized\n\
+             StrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\n"
+        );
+        fs::write(self.dir.join("sshd.conf"), config).unwrap();
+        let _ = fs::create_dir_all("/run/sshd");
+        self.start(["/usr/sbin/sshd", "-D", "-e", "-f", &format!("{dir}/sshd.conf")], 2006);
     }
 
     fn wait_for(address: &str, port: u16) {
@@ -164,7 +244,10 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         for child in self.others.iter_mut().chain([&mut self.outside]) {
-            let _ = child.kill();
+            // Those that read their input end themselves, and what they have started.
+            if child.stdin.take().is_none() {
+                let _ = child.kill();
+            }
             let _ = child.wait();
         }
         let _ = fs::remove_dir_all(&self.dir);

@@ -4,6 +4,8 @@
 //! would lose it. [`Negotiation::wants`] says how much may be read, so that no byte of the tunnel is taken for
 //! a reply; what an HTTP proxy sends behind its reply comes out of [`Progress::Done`].
 
+pub mod blocking;
+pub mod datagram;
 mod http;
 mod socks5;
 
@@ -15,7 +17,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 /// What a proxy is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// An address. An IPv4-mapped one goes as IPv4.
     Address(SocketAddr),
@@ -42,6 +44,8 @@ pub struct Refusal {
     pub why: String,
     /// It isn't about the destination: the proxy itself doesn't work as asked (credentials, protocol).
     pub by_proxy_itself: bool,
+    /// The code of the SOCKS5 reply, if that is what refuses.
+    pub reply: Option<u8>,
 }
 
 /// How far it is.
@@ -147,11 +151,17 @@ impl Negotiation {
 
 impl Refusal {
     fn destination(errno: Errno, why: impl Into<String>) -> Self {
-        Self { errno, why: why.into(), by_proxy_itself: false }
+        Self { errno, why: why.into(), by_proxy_itself: false, reply: None }
+    }
+
+    /// The proxy can't be reached.
+    #[must_use]
+    pub fn unreachable(errno: Errno, why: String) -> Self {
+        Self { errno, why, by_proxy_itself: true, reply: None }
     }
 
     fn proxy(why: impl Into<String>) -> Self {
-        Self { errno: Errno::ECONNREFUSED, why: why.into(), by_proxy_itself: true }
+        Self { errno: Errno::ECONNREFUSED, why: why.into(), by_proxy_itself: true, reply: None }
     }
 }
 

@@ -79,11 +79,8 @@ impl Talk {
     pub(super) fn reply_length(&self, bytes: &[u8]) -> usize {
         match self.stage {
             Stage::Method | Stage::Authentication => 2,
-            Stage::Reply => match (bytes.get(3), bytes.get(4)) {
-                // The first byte of the address is the length of a name.
-                (Some(&NAME), Some(&length)) => 7_usize.saturating_add(length.into()),
-                (Some(&IPV4), Some(_)) => 10,
-                (Some(&IPV6), Some(_)) => 22,
+            Stage::Reply => match (bytes.get(3), bytes.get(4..)) {
+                (Some(&kind), Some(address)) => 4_usize.saturating_add(address_length(kind, address).unwrap_or(1)),
                 _ => 5,
             },
         }
@@ -134,6 +131,12 @@ impl Talk {
 
 fn request(command: Command, target: &Target) -> Result<Vec<u8>, Refusal> {
     let mut words = vec![VERSION, command.number(), 0];
+    write_target(target, &mut words)?;
+    Ok(words)
+}
+
+/// Type, address and port.
+pub(super) fn write_target(target: &Target, words: &mut Vec<u8>) -> Result<(), Refusal> {
     let port = match target {
         Target::Address(address) => {
             match address.ip().to_canonical() {
@@ -157,10 +160,22 @@ fn request(command: Command, target: &Target) -> Result<Vec<u8>, Refusal> {
         }
     };
     words.extend(port.to_be_bytes());
-    Ok(words)
+    Ok(())
 }
 
-fn bound(kind: u8, bytes: &[u8]) -> Option<Bound> {
+/// How long an address of this type is with its port, given its first byte; `None` for an unknown type, or where
+/// there is none.
+pub(super) fn address_length(kind: u8, address: &[u8]) -> Option<usize> {
+    match (kind, address.first()?) {
+        (IPV4, _) => Some(6),
+        (IPV6, _) => Some(18),
+        // The first byte is the length of a name.
+        (NAME, &length) => Some(3_usize.saturating_add(length.into())),
+        _ => None,
+    }
+}
+
+pub(super) fn bound(kind: u8, bytes: &[u8]) -> Option<Bound> {
     let (address, port) = bytes.split_last_chunk::<2>()?;
     let port = u16::from_be_bytes(*port);
     let ip = match kind {
@@ -189,5 +204,5 @@ fn refusal(code: u8) -> Refusal {
         0xF0..=0xF7 => (Errno::EHOSTUNREACH, "the onion service can't be reached"),
         _ => (Errno::EHOSTUNREACH, "unknown failure"),
     };
-    Refusal::destination(errno, format!("the proxy says: {why} ({code})"))
+    Refusal { reply: Some(code), ..Refusal::destination(errno, format!("the proxy says: {why} ({code})")) }
 }

@@ -18,7 +18,7 @@ import threading
 import time
 
 V4, V6, MAPPED = "203.0.113.5", "2001:db8::5", "::ffff:203.0.113.5"
-ECHO, FIRST, RESET, COUNT, URGENT, NOBODY = 7, 19, 20, 21, 22, 9
+ECHO, FIRST, RESET, COUNT, URGENT, FATE, NOBODY = 7, 19, 20, 21, 22, 23, 9
 AF_UNSPEC = b"\0" * 16
 
 
@@ -215,6 +215,29 @@ def case_reset_by_us():
     sock.close()
 
 
+def fate(end, kind=b"w"):
+    """What the other side sees of an end."""
+    number = os.urandom(8)
+    sock = tcp()
+    sock.connect((V4, FATE))
+    sock.sendall(kind + number)
+    end(sock)
+    sock.close()
+    asking = tcp()
+    asking.connect((V4, FATE))
+    asking.sendall(b"q" + number)
+    return asking.recv(100)
+
+
+def case_reset_and_other_ends():
+    print("closed", fate(lambda sock: sock.sendall(b"x" * 70000)))
+    print("shut", fate(lambda sock: (sock.sendall(b"x"), sock.shutdown(socket.SHUT_WR), sock.recv(1))))
+    linger = struct.pack("ii", 1, 0)
+    print("reset", fate(lambda sock: sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)))
+    print("dissolved", fate(lambda sock: unspec(sock)))
+    print("half", fate(lambda sock: (print(sock.recv(1)), sock.sendall(b"y" * 90000)), b"h"))
+
+
 def case_bulk():
     sock = tcp()
     sock.connect((V4, ECHO))
@@ -379,6 +402,94 @@ def case_asyncio():
     asyncio.run(main())
 
 
+def udp(family=socket.AF_INET):
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.settimeout(5)
+    return sock
+
+
+def case_udp_by_destination():
+    for family, address in FAMILIES:
+        sock = udp(family)
+        print(address, attempt(sock.sendto, b"one", (address, ECHO)), sock.recvfrom(100))
+        print(sock.sendmsg([b"t", b"wo"], [], 0, (address, ECHO)), sock.recvmsg(100)[0::3])
+        print(attempt(sock.getpeername), sock.getsockname()[0])
+        buffer = bytearray(3)
+        sock.sendto(b"longer", (address, ECHO))
+        length, _, flags, peer = sock.recvmsg_into([buffer])
+        print(length, bytes(buffer), flags & socket.MSG_TRUNC != 0, peer)
+        print(sock.sendto(b"", (address, ECHO)), sock.recvfrom(10))
+
+
+def case_udp_connected():
+    for family, address in FAMILIES:
+        sock = udp(family)
+        print(address, attempt(sock.connect, (address, ECHO)), ends(sock))
+        print(sock.send(b"hello"), sock.recv(10), sock.send(b"again"), sock.recvfrom(10))
+        os.write(sock.fileno(), b"written")
+        print(events(sock, 5000, select.POLLIN), os.read(sock.fileno(), 10))
+        # Somebody else's answer isn't heard.
+        print(sock.sendto(b"x", (address, 24)), events(sock, 300, select.POLLIN))
+        print(unspec(sock), attempt(sock.getpeername), attempt(sock.send, b"x"))
+
+
+def case_udp_strangers_answer():
+    for address, family in ((V4, socket.AF_INET), (V6, socket.AF_INET6)):
+        sock = udp(family)
+        sock.bind(("0.0.0.0" if family == socket.AF_INET else "::", 0))
+        sock.sendto(b"hello", (address, 24))
+        try:
+            data, peer = sock.recvfrom(100)
+            print(data, peer[1])
+        except OSError as error:
+            print(error)
+
+
+def case_udp_one_address_for_all():
+    sock = udp()
+    ports = set()
+    for _ in range(3):
+        sock.sendto(b"?", (V4, 26))
+        ports.add(sock.recv(10))
+    other = udp()
+    other.sendto(b"?", (V4, 26))
+    print(len(ports), other.recv(10) in ports)
+
+
+def case_udp_many():
+    socks = [udp() for _ in range(40)]
+    for number, sock in enumerate(socks):
+        sock.sendto(b"%d" % number, (V4, ECHO))
+    print([int(sock.recv(10)) for sock in socks] == list(range(40)))
+    sock = udp()
+    sock.connect((V4, ECHO))
+    got = 0
+    for number in range(500):
+        sock.send(b"%d" % number)
+        got += sock.recv(10) == b"%d" % number
+    print(got)
+
+
+def case_udp_batches():
+    import ctypes
+
+    class Vector(ctypes.Structure):
+        _fields_ = [("base", ctypes.c_char_p), ("length", ctypes.c_size_t)]
+
+    class Message(ctypes.Structure):
+        _fields_ = [("name", ctypes.c_char_p), ("name_length", ctypes.c_uint32), ("vectors", ctypes.c_void_p),
+                    ("count", ctypes.c_size_t), ("control", ctypes.c_void_p), ("control_length", ctypes.c_size_t),
+                    ("flags", ctypes.c_long), ("length", ctypes.c_uint32)]
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    address = struct.pack("=H", socket.AF_INET) + struct.pack("!H", ECHO) + socket.inet_aton(V4) + b"\0" * 8
+    vectors = [Vector(b"batch%d" % number, 6) for number in range(5)]
+    messages = (Message * 5)(*[Message(address, 16, ctypes.addressof(vector), 1) for vector in vectors])
+    sock = udp()
+    print(libc.sendmmsg(sock.fileno(), messages, 5, 0), [message.length for message in messages])
+    print(sorted(sock.recvfrom(100) for _ in range(5)))
+
+
 # What follows is run by tests of its own, and only by name.
 
 
@@ -432,12 +543,55 @@ def only_credentials():
     os.wait()
 
 
+def only_names():
+    """Names that nobody but the proxy knows: the first is resolved by the C library."""
+    for host in sys.argv[2:]:
+        try:
+            sock = socket.create_connection((host, ECHO))
+        except OSError as error:
+            print(host, name(error.errno))
+            continue
+        address = sock.getpeername()[0]
+        pool = address.startswith(("198.18.", "198.19.", "fd73:6f63:6b73:"))
+        print(host, pool, address in [info[4][0] for info in socket.getaddrinfo(host, ECHO)], echo(sock), end=" ")
+        print(socket.getnameinfo(sock.getpeername(), 0)[0])
+    # The pool is never let out, whether an address of it was given or not.
+    for family, address in ((socket.AF_INET, "198.19.250.7"), (socket.AF_INET6, "fd73:6f63:6b73::1:7")):
+        print(address, attempt(tcp(family).connect, (address, ECHO)))
+    for host, family in (("www.site.example", socket.AF_INET), ("www.site.example", socket.AF_INET6)):
+        address = socket.getaddrinfo(host, ECHO, family, socket.SOCK_STREAM)[0][4]
+        sock = tcp(family)
+        print(family.name, attempt(sock.connect, address), sock.getpeername()[0] == address[0], echo(sock))
+    address = socket.getaddrinfo("www.site.example", ECHO, socket.AF_INET, socket.SOCK_DGRAM)[0][4]
+    sock = udp()
+    if attempt(sock.sendto, b"x", address) == 1:
+        print("datagram", sock.recvfrom(10) == (b"x", address))
+
+
 def only_not_connections():
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    print("udp", attempt(sock.sendto, b"x", (V4, 53)))
-    print("udp connect", attempt(sock.connect, (V4, 53)))
+    print("udp", attempt(sock.sendto, b"x", (V4, 7)))
+    print("udp connect", attempt(sock.connect, (V4, 7)))
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
     print("mptcp", attempt(sock.connect, (V4, ECHO)))
+
+
+def only_multicast():
+    sock = udp()
+    print(attempt(sock.sendto, b"x", ("224.0.0.251", 5353)), attempt(sock.sendto, b"x", ("255.255.255.255", 9)))
+    print(attempt(sock.sendto, b"x", (V4, 0)), attempt(sock.sendto, b"x", (V4, ECHO)), sock.recvfrom(10))
+
+
+def only_udp_ends():
+    sock = udp()
+    sock.sendto(b"last words", (V4, 27))
+
+
+def only_udp_isolated():
+    for _ in range(2):
+        sock = udp()
+        sock.connect((V4, ECHO))
+        print(sock.send(b"x"), sock.recv(10), sock.getpeername())
 
 
 def only_sends_and_ends():
@@ -469,7 +623,8 @@ def only_isolated():
 
 def main():
     cases = {key[5:]: value for key, value in globals().items() if key.startswith("case_")}
-    for wanted in sys.argv[1:] or cases:
+    wanted_cases = sys.argv[1:2] if sys.argv[1:2] == ["names"] else sys.argv[1:] or cases
+    for wanted in wanted_cases:
         print(f"-- {wanted}")
         (cases.get(wanted) or globals()[f"only_{wanted}"])()
         sys.stdout.flush()

@@ -1,20 +1,32 @@
 """What connections lead to, and a SOCKS5 proxy that passes on ends, resets and urgent data as they come.
 
-services.py LOG: services at 203.0.113.5 and 2001:db8::5: an echo at port 7; at 19 one that speaks first and
+services.py LOG FOLDER: services at 203.0.113.5 and 2001:db8::5: an echo at port 7; at 19 one that speaks first and
 closes; at 20 one that resets; at 21 one that counts what it gets until the end, and then answers; at 22 one that
-gets an urgent byte and gives one back. Nobody is at port 9.
+gets an urgent byte and gives one back; at 23 one that tells how earlier connections ended. Nobody is at port 9.
+
+At port 80 a web server has a page whose script posts what it shows, and the files of FOLDER. By UDP there is an echo at port 7, one at 24 that answers from port 25 instead, and one at 26 that tells where a
+datagram came from; what arrives at 27 goes to LOG.
 
 The proxy: port 1080 of 203.0.113.9 and 2001:db8::9 without, port 1081 with any username and password, and
 /tmp-like UNIX socket LOG.sock. What is asked of it goes to LOG, a line each: host, port, username, password. It
 answers with code N for port 30000 + N; at 31000 it closes without an answer, at 31001 it speaks nonsense, at
-31002 it says nothing. Port 1082 speaks HTTP CONNECT, with status N for port 30000 + N.
+31002 it says nothing. Port 1082 speaks HTTP CONNECT, with status N for port 30000 + N. All of them know the
+names of NAMES.
 """
 
+import http.server
 import select
 import socket
 import struct
 import sys
 import threading
+
+# What the proxies know, and nobody else.
+NAMES = {
+    "www.site.example": "203.0.113.5",
+    "six.site.example": "2001:db8::5",
+    "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion": "203.0.113.5",
+}
 
 LOG = sys.argv[1]
 RESET = struct.pack("ii", 1, 0)
@@ -126,6 +138,15 @@ def join(one, other):
     other.close()
 
 
+def dial(host, port):
+    """Connects to an address, or to a name of ours."""
+    if not host.replace(".", "").isdigit() and ":" not in host:
+        if host not in NAMES:
+            raise OSError("no such name")
+        host = NAMES[host]
+    return socket.create_connection((host, port))
+
+
 lock = threading.Lock()
 
 
@@ -156,6 +177,9 @@ def socks(sock, wants_password):
     else:
         host = exactly(sock, exactly(sock, 1)[0]).decode()
     (port,) = struct.unpack("!H", exactly(sock, 2))
+    if command == 3:
+        note("associate", port, username, password)
+        return associate(sock)
     note(host, port, username, password)
     reply = b"\x00\x01" + socket.inet_aton("192.0.2.99") + b"\x10\x00"
     if port == 31001:
@@ -166,7 +190,7 @@ def socks(sock, wants_password):
         sock.sendall(bytes([5, port - 30000]) + reply)
     elif port != 31000:
         try:
-            upstream = socket.create_connection((host, port))
+            upstream = dial(host, port)
         except ConnectionRefusedError:
             sock.sendall(b"\x05\x05" + reply)
         except OSError:
@@ -176,7 +200,150 @@ def socks(sock, wants_password):
             join(sock, upstream)
 
 
-def http(sock):
+def datagrams(address, port):
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.bind((address, port))
+    return sock
+
+
+def serve_datagrams(port, answer):
+    # A socket for each address, so that answers come from where the question went.
+    for family, address in ((socket.AF_INET, "203.0.113.5"), (socket.AF_INET6, "2001:db8::5")):
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.bind((address, port))
+
+        def run(sock=sock):
+            while True:
+                data, peer = sock.recvfrom(65536)
+                try:
+                    answer(sock, data, peer)
+                except OSError:
+                    pass
+
+        threading.Thread(target=run, daemon=True).start()
+
+
+PAGE = b"""<!doctype html>
+<html><head><title>Test</title></head><body><p id="text">A page of the test</p><script>
+document.getElementById('text').textContent += ', with script';
+const report = new XMLHttpRequest();
+report.open('POST', '/report', false);
+report.send(document.body.innerText);
+</script></body></html>
+"""
+
+
+class Web(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *arguments):
+        super().__init__(*arguments, directory=sys.argv[2])
+
+    def do_GET(self):
+        note("http GET", self.path)
+        if self.path == "/":
+            self.answer(PAGE)
+        else:
+            super().do_GET()
+
+    def do_POST(self):
+        note("http POST", self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.answer(b"")
+
+    def answer(self, content):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+class WebServer(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+fates = {}
+decided = threading.Condition()
+
+
+def fate(sock):
+    """`w` and a number: notes how the connection ends, and after how many bytes; `h`: the same, but ends its own
+    direction at once; `q`: tells what was noted."""
+    what, number = exactly(sock, 1), exactly(sock, 8)
+    if what == b"q":
+        with decided:
+            decided.wait_for(lambda: number in fates, 5)
+            sock.sendall(fates.pop(number, b"nothing was noted"))
+        return
+    if what == b"h":
+        sock.shutdown(socket.SHUT_WR)
+    end, total = b"end", 0
+    try:
+        while data := sock.recv(1 << 16):
+            total += len(data)
+    except ConnectionResetError:
+        end = b"reset"
+    with decided:
+        fates[number] = b"%s after %d" % (end, total) if end == b"end" else end
+        decided.notify_all()
+
+
+strange = datagrams("::", 25)
+
+
+def answer_from_elsewhere(_, data, peer):
+    host = peer[0] if ":" in peer[0] else "::ffff:" + peer[0]
+    strange.sendto(b"from elsewhere: " + data, (host, peer[1]))
+
+
+def associate(control):
+    """UDP ASSOCIATE: datagrams from the client's host, until the connection ends."""
+    own = control.getsockname()[0]
+    client, relay, outer, stranger = None, datagrams(own, 0), datagrams("::", 0), datagrams(own, 0)
+    # As many do: whatever address it says, the proxy's own is meant.
+    control.sendall(b"\x05\x00\x00\x01\0\0\0\0" + struct.pack("!H", relay.getsockname()[1]))
+    poll = select.poll()
+    for sock in (control, relay, outer):
+        poll.register(sock, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if control.fileno() in ready and not control.recv(100):
+            break
+        if relay.fileno() in ready:
+            data, source = relay.recvfrom(65536)
+            client = client or source
+            if source == client and data[2] == 0:
+                rest = data[4:]
+                if data[3] == 1:
+                    host, rest = socket.inet_ntoa(rest[:4]), rest[4:]
+                elif data[3] == 4:
+                    host, rest = socket.inet_ntop(socket.AF_INET6, rest[:16]), rest[16:]
+                else:
+                    host, rest = rest[1 : 1 + rest[0]].decode(), rest[1 + rest[0] :]
+                    host = NAMES.get(host, "203.0.113.5")
+                (port,) = struct.unpack("!H", rest[:2])
+                host = host if ":" in host else "::ffff:" + host
+                try:
+                    outer.sendto(rest[2:], (host, port))
+                except OSError:
+                    pass
+        if outer.fileno() in ready:
+            data, (host, port, *_) = outer.recvfrom(65536)
+            if host.startswith("::ffff:"):
+                header = b"\0\0\0\1" + socket.inet_aton(host[7:])
+            else:
+                header = b"\0\0\0\4" + socket.inet_pton(socket.AF_INET6, host)
+            # A stranger, a fragment and nonsense, none of which is to be heard.
+            stranger.sendto(header + b"\0\x07stranger", client)
+            relay.sendto(b"\0\0\1" + header[3:] + b"\0\x07fragment", client)
+            relay.sendto(b"\0\0\0\3\xff", client)
+            relay.sendto(header + struct.pack("!H", port) + data, client)
+    for sock in (relay, outer, stranger):
+        sock.close()
+
+
+def tunnel(sock):
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += exactly(sock, 1)
@@ -187,7 +354,7 @@ def http(sock):
         sock.sendall(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % (int(port) - 30000))
         return
     try:
-        upstream = socket.create_connection((host.strip("[]"), int(port)))
+        upstream = dial(host.strip("[]"), int(port))
     except OSError:
         sock.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
     else:
@@ -195,11 +362,16 @@ def http(sock):
         join(sock, upstream)
 
 
-for port, service in [(7, echo), (19, speak_first), (20, reset), (21, count), (22, urgent)]:
+for port, service in [(7, echo), (19, speak_first), (20, reset), (21, count), (22, urgent), (23, fate)]:
     serve(listen(("::", port)), service)
+serve_datagrams(7, lambda sock, data, peer: sock.sendto(data, peer))
+serve_datagrams(24, answer_from_elsewhere)
+serve_datagrams(27, lambda sock, data, peer: note("datagram", data))
+serve_datagrams(26, lambda sock, data, peer: sock.sendto(b"%d" % peer[1], peer))
+threading.Thread(target=WebServer(("::", 80), Web).serve_forever, daemon=True).start()
 serve(listen(("::", 1080)), socks, False)
 serve(listen(("::", 1081)), socks, True)
-serve(listen(("::", 1082)), http)
+serve(listen(("::", 1082)), tunnel)
 serve(listen(LOG + ".sock", socket.AF_UNIX), socks, False)
 print("ready", flush=True)
 threading.Event().wait()

@@ -1,5 +1,6 @@
 //! Credentials that keep connections apart at the proxy: fresh and random, or the user's.
 
+use super::client::Target;
 use crate::config::{IsolateBy, IsolateFormat};
 use crate::policy::Credentials;
 use nix::errno::Errno;
@@ -32,7 +33,7 @@ pub struct Isolation {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
-    Destination(SocketAddr),
+    Destination(Target),
     /// A process id, and when that process began, because ids are reused.
     Process(i32, u64),
     Run,
@@ -45,20 +46,26 @@ impl Isolation {
         Self { by, format, own, known: Mutex::default() }
     }
 
-    /// The credentials for a connection of process `pid` to `destination`.
+    /// The credentials for what process `pid` asks of `target`. Names that are resolved belong to no process (many
+    /// may wait for the same one), associations for datagrams to no destination: what belongs nowhere gets fresh
+    /// ones.
     ///
     /// # Errors
     /// Where there are no random bytes to be had.
-    pub fn credentials(&self, pid: Pid, destination: SocketAddr) -> Result<Option<Credentials>, Errno> {
-        let key = match self.by {
-            None => return Ok(self.own.clone()),
-            Some(IsolateBy::Connection) => return self.fresh().map(Some),
-            Some(IsolateBy::Destination) => {
-                let address = SocketAddr::new(destination.ip().to_canonical(), destination.port());
-                Key::Destination(address)
-            }
-            Some(IsolateBy::Process) => Key::Process(pid.as_raw(), began(pid).unwrap_or(0)),
-            Some(IsolateBy::Run) => Key::Run,
+    pub fn credentials(&self, pid: Option<Pid>, target: Option<&Target>) -> Result<Option<Credentials>, Errno> {
+        let key = match (self.by, pid) {
+            (None, _) => return Ok(self.own.clone()),
+            (Some(IsolateBy::Destination), _) => match target {
+                None => return self.fresh().map(Some),
+                Some(Target::Address(address)) => {
+                    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+                    Key::Destination(Target::Address(address))
+                }
+                Some(name) => Key::Destination(name.clone()),
+            },
+            (Some(IsolateBy::Process), Some(pid)) => Key::Process(pid.as_raw(), began(pid).unwrap_or(0)),
+            (Some(IsolateBy::Connection), _) | (Some(IsolateBy::Process), None) => return self.fresh().map(Some),
+            (Some(IsolateBy::Run), _) => Key::Run,
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(credentials) = known.get(&key) {
@@ -107,7 +114,8 @@ mod tests {
     use super::*;
 
     fn given(isolation: &Isolation, pid: i32, destination: &str) -> (Vec<u8>, Vec<u8>) {
-        let credentials = isolation.credentials(Pid::from_raw(pid), destination.parse().unwrap()).unwrap().unwrap();
+        let target = Target::Address(destination.parse().unwrap());
+        let credentials = isolation.credentials(Some(Pid::from_raw(pid)), Some(&target)).unwrap().unwrap();
         (credentials.username, credentials.password)
     }
 
@@ -139,6 +147,6 @@ mod tests {
         let isolation = Isolation::new(None, IsolateFormat::Random, Some(own));
         assert_eq!(given(&isolation, 1, "192.0.2.1:80"), (b"u".to_vec(), b"p".to_vec()));
         let isolation = Isolation::new(None, IsolateFormat::Random, None);
-        assert_eq!(isolation.credentials(Pid::from_raw(1), "192.0.2.1:80".parse().unwrap()), Ok(None));
+        assert_eq!(isolation.credentials(None, Some(&Target::Name("a.example".into(), 80))), Ok(None));
     }
 }
