@@ -9,7 +9,7 @@ CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
 sockstrace := $(target)/release/sockstrace
 
-.PHONY: all build demo test cpython bench deb check deps clean
+.PHONY: all build demo test cpython bench bench-redirect deb check deps clean
 
 all: build
 
@@ -36,6 +36,11 @@ cpython: build
 bench:
 	@tests/deps.sh test
 	$(CARGO) bench --locked --bench ratios -- $(ONLY)
+
+# A download and setting a connection up, redirected, beside other ways through a SOCKS proxy: ten minutes.
+bench-redirect: build
+	@tests/deps.sh bench
+	benches/redirect.py $(sockstrace)
 
 deb: build
 	packaging/generate.sh $(sockstrace) $(target)/package

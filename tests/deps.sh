@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs what is missing: tests/deps.sh build|demo|test. For Debian and its kin, as root; a Rust
+# Installs what is missing: tests/deps.sh build|demo|test|bench. For Debian and its kin, as root; a Rust
 # toolchain must be there.
 set -eu
 
@@ -16,11 +16,14 @@ test=("${demo[@]}" setpriv=util-linux dash=dash strace=strace gdb=gdb g++=g++ ob
 # i386 programs are tested where the machine can run them.
 [ "$(uname -m)" != x86_64 ] || test+=(/usr/include/asm=gcc-multilib)
 
+bench=("${test[@]}" torsocks=torsocks proxychains4=proxychains4 redsocks=redsocks nft=nftables)
+
 case "${1:-}" in
     build) wanted=("${build[@]}") ;;
     demo) wanted=("${demo[@]}") ;;
     test) wanted=("${test[@]}") ;;
-    *) echo "usage: $0 build|demo|test" >&2; exit 2 ;;
+    bench) wanted=("${bench[@]}") ;;
+    *) echo "usage: $0 build|demo|test|bench" >&2; exit 2 ;;
 esac
 
 # Debian keeps some of these out of an ordinary user's PATH.
