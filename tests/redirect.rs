@@ -292,15 +292,15 @@ fn names_are_asked_of_the_proxy() {
         ] {
             let cases = ["names"].into_iter().chain(NAMES).collect::<Vec<_>>();
             let run = world.run(Some(backend), proxy, &cases).arg("--dns=redirect=map").args(options).run();
-            let mut expected = "-- names\n".to_owned();
-            for name in &NAMES[..3] {
-                expected += &format!("{name} True True True {name}\n");
-            }
+            let mut expected = vec!["-- names".to_owned()];
+            expected.extend(NAMES[..3].iter().map(|name| format!("{name} True True True {name}")));
             // HTTP's 502 is either.
-            let errno = if proxy == HTTP { "ECONNREFUSED" } else { "EHOSTUNREACH" };
-            expected += &format!("nowhere.example {errno}\n");
-            expected += "198.19.250.7 EPERM\nfd73:6f63:6b73::1:7 EPERM\n\
-                         AF_INET None True True\nAF_INET6 None True True\n";
+            expected
+                .push(format!("nowhere.example {}", if proxy == HTTP { "ECONNREFUSED" } else { "EHOSTUNREACH" }));
+            let last =
+                "198.19.250.7 EPERM\nfd73:6f63:6b73::1:7 EPERM\nAF_INET None True True\nAF_INET6 None True True\n";
+            expected.push(last.to_owned());
+            let mut expected = expected.join("\n");
             if proxy != HTTP {
                 expected += "datagram True\n";
             }
