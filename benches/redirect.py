@@ -1,10 +1,11 @@
 #!/usr/bin/python3
-"""What redirecting costs: benches/redirect.py SOCKSTRACE [ROUNDS] [MIB]
+"""What redirecting costs: benches/redirect.py SOCKSTRACE [ROUNDS] [MIB] [microsocks|dante]
 
 A download over loopback, and setting a connection up, in a network namespace of their own: direct; by a client
 that speaks SOCKS itself; redirected by sockstrace; by torsocks, proxychains4 and redsocks (nftables sends its
-connections there). The proxy is microsocks in all. Ways take turns, medians are compared; ratios are to the
-client that speaks SOCKS itself (above 1: better). As root.
+connections there). The proxy is the same in all: dante, or microsocks, which copies a KiB at a time and hides what
+the rest costs. Ways take turns; ratios are to the
+client that speaks SOCKS itself in the same round (above 1: better): their median and quartiles. As root.
 """
 
 import os
@@ -120,7 +121,16 @@ def main():
 
     if (server := os.fork()) == 0:
         serve()
-    start("microsocks", "-i", PROXY[0], "-p", str(PROXY[1]))
+    if len(sys.argv) > 4 and sys.argv[4] == "microsocks":
+        start("microsocks", "-i", PROXY[0], "-p", str(PROXY[1]))
+    else:
+        dante = write(
+            "danted.conf",
+            f"logoutput: /dev/null\ninternal: {PROXY[0]} port = {PROXY[1]}\nexternal: lo\nclientmethod: none\n"
+            "socksmethod: none\nuser.privileged: root\nuser.unprivileged: nobody\n"
+            "client pass { from: 0/0 to: 0/0 }\nsocks pass { from: 0/0 to: 0/0 }\n",
+        )
+        start("danted", "-f", dante)
     wait_for(SERVER)
     wait_for(PROXY)
     torsocks = write("torsocks.conf", f"TorAddress {PROXY[0]}\nTorPort {PROXY[1]}\n")
@@ -167,13 +177,14 @@ def main():
     os.kill(server, signal.SIGKILL)
     shutil.rmtree(directory)
     for what, unit in (("bulk", "MiB/s"), ("connect", "µs")):
-        base = statistics.median(results[what, "socks client"])
         print(f"{what:22}{unit:>10}  ratio")
         for way in ways:
             if (what, way) in results:
                 median = statistics.median(results[what, way])
                 shown = size / (1 << 20) / median if what == "bulk" else median * 1e6
-                print(f"  {way:20}{shown:10.0f}  {base / median:5.2f}")
+                ratios = [base / own for base, own in zip(results[what, "socks client"], results[what, way])]
+                low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+                print(f"  {way:20}{shown:10.0f}  {middle:5.2f} ({low:.2f} to {high:.2f})")
 
 
 main()
