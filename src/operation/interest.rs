@@ -13,7 +13,7 @@
 //! | ptrace, `process_vm_writev` | attaching; always | a process outside the tree can be made to send |
 //! | `io_uring_setup` | always | its operations pass filters and tracers unseen |
 //! | `pidfd_getfd` | always | brings in a descriptor from another process |
-//! | recvfrom (with room for an address), recvmsg, recvmmsg, getpeername | with `--dns redirect` | they would name a peer that isn't the resolver which was asked |
+//! | recvfrom (with room for an address), recvmsg, recvmmsg, getpeername | with `--dns redirect`, and with `--on-leak redirect` to a SOCKS5 proxy | they would name a peer that isn't the one which was asked |
 //! | getpeername, getsockname, getsockopt of `SO_ERROR` and `SO_PEERNAME` | with `--on-leak redirect` | the kernel knows other ends and errors than the program is to see |
 //! | bind, listen, accept, accept4 | with `--incoming block`, and to be shown with `--trace all` | reachable from outside |
 //!
