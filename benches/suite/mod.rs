@@ -45,7 +45,7 @@ pub struct Workload {
     pub supervisors: Vec<String>,
 }
 
-const GUESTS: [&str; 4] = ["calls", "bare", "mix", "crowd"];
+const GUESTS: [&str; 5] = ["calls", "bare", "mix", "crowd", "stream"];
 
 impl Suite {
     /// Reads it and compiles the guests. `folder` takes what is built.
