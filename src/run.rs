@@ -2,12 +2,14 @@
 
 use crate::action::end;
 use crate::backends;
+use crate::capture::{self, Recording};
 use crate::cli::FAILURE;
 use crate::config::{BackendChoice, Config, Leftover, OnLeak, Stack, Trace};
 use crate::dns::Mode;
 use crate::isolate::Isolation;
 use crate::operation::interest::{self, Interest};
 use crate::output::Recorder;
+use crate::output::live::{self, LiveLine};
 use crate::pipeline::{OnProgramEnd, Pipeline};
 use crate::policy::strict;
 use crate::redirect::datagrams::Datagrams;
@@ -44,7 +46,7 @@ pub(crate) fn say(what: &str) {
     let _: std::io::Result<()> = writeln!(std::io::stderr(), "sockstrace: {what}");
 }
 
-fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) -> Result<u8, BackendError> {
+fn try_run(mut config: Config, inherited: Inherited, program_ended: OnProgramEnd) -> Result<u8, BackendError> {
     if config.on_leak == OnLeak::Core
         && let Some(warning) = end::core_warning()
     {
@@ -56,7 +58,17 @@ fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) ->
     // its handler isn't asked. PROGRAM's mask is what we inherited.
     SigSet::from(Signal::SIGBUS).thread_unblock().map_err(BackendError::doing("unblocking a signal"))?;
     let recorder = recorder(&config)?;
+    let is_live = live::is_wanted(config.live);
+    if is_live && config.output.is_none() {
+        recorder.share_line();
+    }
     let mut plan = plan(&config);
+    let judged = plan.traps.clone();
+    let wish = config.capture.take();
+    if wish.is_some() {
+        can_capture(config.backend)?;
+        plan.traps = capture::traps(&judged);
+    }
     let (program, arguments) = match config.program.split_first() {
         Some((program, arguments)) => (program.clone(), arguments.to_vec()),
         None => return Err(BackendError::Failed("running nothing".into(), Errno::EINVAL)),
@@ -69,9 +81,18 @@ fn try_run(config: Config, inherited: Inherited, program_ended: OnProgramEnd) ->
     if let Some(isolation) = isolation {
         pipeline.isolate(isolation).map_err(BackendError::doing("making sockets inside --isolate"))?;
     }
+    if let Some(wish) = wish {
+        pipeline.capture(Recording::start(wish).map_err(BackendError::Unavailable)?, judged);
+    }
     let pipeline = Arc::new(pipeline);
     let mut command = Command { program, arguments, inherited, severed: Vec::new() };
-    let status = match run_on(choice, &pipeline, &mut command, &plan) {
+    let line = is_live.then(|| {
+        let pipeline = Arc::clone(&pipeline);
+        LiveLine::start(move || pipeline.tally())
+    });
+    let ended = run_on(choice, &pipeline, &mut command, &plan);
+    drop(line);
+    let status = match ended {
         Ok(ended) => pipeline.exit_status(ended),
         Err(error) => complain(&error),
     };
@@ -111,6 +132,30 @@ fn plan(config: &Config) -> Plan {
     }
 }
 
+/// The name of a backend that was asked for.
+fn name_of(choice: BackendChoice) -> Option<&'static str> {
+    match choice {
+        BackendChoice::Auto => None,
+        BackendChoice::Seccomp => Some("seccomp"),
+        BackendChoice::Ptrace => Some("ptrace"),
+        BackendChoice::Ebpf => Some("ebpf"),
+    }
+}
+
+/// Whether a backend that may be chosen sees what calls read and write.
+fn can_capture(choice: BackendChoice) -> Result<(), BackendError> {
+    let name = name_of(choice);
+    let able = |backend: &dyn Backend| backend.capabilities().holds_at_exit;
+    if backends::all().iter().any(|backend| name.is_none_or(|name| backend.name() == name) && able(&**backend)) {
+        return Ok(());
+    }
+    let name = name.unwrap_or_default();
+    Err(BackendError::Unavailable(format!(
+        "the {name} backend can't capture: it doesn't see what calls have read, nor how much they have written; \
+         use --backend ptrace"
+    )))
+}
+
 /// Runs on the chosen backend; `auto` tries the next one where one can't be had.
 fn run_on(
     choice: BackendChoice,
@@ -118,15 +163,13 @@ fn run_on(
     command: &mut Command,
     plan: &Plan,
 ) -> Result<Ended, BackendError> {
-    let name = match choice {
-        BackendChoice::Auto => None,
-        BackendChoice::Seccomp => Some("seccomp"),
-        BackendChoice::Ptrace => Some("ptrace"),
-        BackendChoice::Ebpf => Some("ebpf"),
-    };
+    let name = name_of(choice);
+    let captures = pipeline.captures();
+    let able = |backend: &dyn Backend| !captures || backend.capabilities().holds_at_exit;
     let mut candidates = backends::all()
         .into_iter()
-        .filter(|b| b.capabilities().launch && name.is_none_or(|name| b.name() == name))
+        .filter(|backend| backend.capabilities().launch)
+        .filter(|backend| name.is_none_or(|name| backend.name() == name) && able(&**backend))
         .peekable();
     let kills = matches!(pipeline.on_leak(), OnLeak::Kill | OnLeak::KillTree | OnLeak::Core);
     let mut first = true;
@@ -134,8 +177,9 @@ fn run_on(
     while let Some(backend) = candidates.next() {
         let capabilities = backend.capabilities();
         check(&*backend, capabilities, pipeline)?;
-        let plan = Plan { observe_results: plan.observe_results && capabilities.observes_results, ..plan.clone() };
-        pipeline.begin(backend.name(), plan.observe_results, capabilities);
+        let shows_results = plan.observe_results && capabilities.observes_results;
+        let plan = Plan { observe_results: shows_results || captures, ..plan.clone() };
+        pipeline.begin(backend.name(), shows_results, capabilities);
         if first {
             command.severed = pipeline.judge_inherited();
             if kills && !command.severed.is_empty() {

@@ -12,7 +12,9 @@ test=("${demo[@]}" setpriv=util-linux dash=dash strace=strace gdb=gdb g++=g++ ob
     dwz=dwz wget=wget git=git dig=bind9-dnsutils node=nodejs java=default-jdk-headless javac=default-jdk-headless
     go=golang-go musl-gcc=musl-tools tor=tor chromium=chromium firefox-esr=firefox-esr tshark=tshark
     danted=dante-server tinyproxy=tinyproxy sshd=openssh-server ssh-keygen=openssh-client nsenter=util-linux
-    /usr/lib/python3/dist-packages/jsonschema=python3-jsonschema)
+    /usr/lib/python3/dist-packages/jsonschema=python3-jsonschema dbus-daemon=dbus-daemon dbus-send=dbus-bin
+    busctl=systemd gdbus=libglib2.0-bin ssh-agent=openssh-client psql=postgresql-client
+    /usr/lib/postgresql=postgresql Xvfb=xvfb xdpyinfo=x11-utils)
 # i386 programs are tested where the machine can run them.
 [ "$(uname -m)" != x86_64 ] || test+=(/usr/include/asm=gcc-multilib)
 

@@ -1,12 +1,35 @@
-//! Captured payloads: what a `--capture` directory holds, and reading it.
+//! Captured payloads: what a `--capture` directory holds, writing it and reading it.
 //!
 //! `DIR/events.jsonl` has one JSON object a line ([`Entry`]); `DIR/<conn_id>.in.bin` and
 //! `DIR/<conn_id>.out.bin` have the bytes of each connection and direction, in order.
+//!
+//! # How it is done
+//!
+//! A backend that holds threads at the entry to and at the exit from a call shows both to the [`Recording`].
+//! What is written is copied at the entry, where the kernel copies it too, and cut to what the call then says
+//! that it took; what is read is copied at the exit, before the thread can change it. A socket is known by its
+//! inode number, so that dup, fork, exec and `SCM_RIGHTS` don't make another connection of it.
+//!
+//! Limits: who shares memory or a socket with the caller can be faster than we; of calls on one socket by
+//! several threads at once the order is that of their ends. Beyond 1 MiB a call (`transfer::EARLY`), what is
+//! written is copied at the exit. Bytes that splice(2) moves between a socket and a pipe are seen as long as
+//! they are in either. Rings (io_uring, packet and XDP sockets) and Linux AIO pass unseen.
 
+mod book;
+mod folder;
+mod notes;
+mod pipes;
 mod reader;
+mod record;
+mod recording;
 pub mod show;
+mod transfer;
+pub mod wish;
+mod writer;
 
-pub use reader::{Capture, Entry, Payload, entries};
+pub use reader::{Capture, Entry, Growing, Payload, entries, follow};
+pub use recording::{Recording, traps};
+pub use wish::Wish;
 
 /// The longest name that is taken for a connection id, in bytes: with `.out.bin` it stays below the 255 of file
 /// systems.

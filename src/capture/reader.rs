@@ -5,9 +5,10 @@ use crate::report::record::{Frame, Text};
 use crate::report::stream::{Line, read_lines};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// One line of `events.jsonl`. Unknown keys are ignored; what is absent or null is `None`.
 #[derive(Debug, Clone, Default, serde::Deserialize)]
@@ -60,6 +61,31 @@ pub enum Payload {
 pub struct Capture {
     folder: PathBuf,
     positions: HashMap<(String, bool), u64>,
+}
+
+/// A file that somebody else appends to: at its end it is waited for.
+#[derive(Debug)]
+pub struct Growing(File);
+
+/// The lines of a capture that is still being made: they never end.
+#[must_use]
+pub fn follow(lines: BufReader<File>) -> BufReader<Growing> {
+    BufReader::with_capacity(1 << 18, Growing(lines.into_inner()))
+}
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+impl Read for Growing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buffer) {
+                Ok(0) if !buffer.is_empty() => std::thread::sleep(LOOK),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
 }
 
 /// The most bytes that one entry may bring into memory.
@@ -123,7 +149,7 @@ fn read(path: &Path, offset: u64, length: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// Where reading fails, or `take` does.
-pub fn entries(lines: &mut BufReader<File>, mut take: impl FnMut(&Entry<'_>) -> io::Result<()>) -> io::Result<u64> {
+pub fn entries(lines: &mut dyn BufRead, mut take: impl FnMut(&Entry<'_>) -> io::Result<()>) -> io::Result<u64> {
     let mut faults = 0_u64;
     read_lines(lines, |_, Line { text, too_long, .. }| {
         let parsed = (!too_long && text.first() == Some(&b'{')).then(|| serde_json::from_slice::<Entry<'_>>(text));

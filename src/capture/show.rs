@@ -1,10 +1,9 @@
 //! `sockstrace capture show DIR`: what was said, both directions by time.
 
-use super::{Capture, Entry, Payload, entries};
+use super::{Capture, Entry, Payload, entries, follow};
 use crate::output::escape::escaped;
 use clap::Args;
-use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 
 /// `sockstrace capture show`
@@ -21,6 +20,10 @@ pub struct Options {
     /// This connection alone
     #[arg(long, value_name = "ID")]
     pub connection: Option<String>,
+
+    /// Go on with what comes, until interrupted
+    #[arg(long)]
+    pub follow: bool,
 }
 
 /// Writes the conversation to standard output.
@@ -28,15 +31,24 @@ pub struct Options {
 /// # Errors
 /// What failed, on what, in words for the user.
 pub fn run(options: &Options) -> Result<(), String> {
-    let (mut capture, mut lines): (Capture, BufReader<File>) = Capture::open(&options.directory)?;
+    let (mut capture, lines) = Capture::open(&options.directory)?;
+    let mut lines: Box<dyn BufRead> = if options.follow { Box::new(follow(lines)) } else { Box::new(lines) };
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let faults = entries(&mut lines, |entry| {
+    let faults = entries(&mut *lines, |entry| {
         let wanted = options.connection.as_deref().is_none_or(|id| entry.conn_id.as_deref() == Some(id));
         // All are read, as positions in the files add up.
         let payload = (entry.kind.as_deref() == Some("data")).then(|| capture.payload(entry));
-        if wanted { show(&mut out, entry, payload.as_ref(), options.hex) } else { Ok(()) }
+        if !wanted {
+            return Ok(());
+        }
+        show(&mut out, entry, payload.as_ref(), options.hex)?;
+        // Somebody waits for it.
+        if options.follow { out.flush() } else { Ok(()) }
     });
     let faults = faults.and_then(|faults| out.flush().map(|()| faults));
+    if options.follow && faults.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return Ok(());
+    }
     let faults = faults.map_err(|error| format!("{}: {error}", options.directory.display()))?;
     if faults > 0 {
         crate::report::say(&format!("{}: {faults} lines can't be read", options.directory.display()));

@@ -138,6 +138,17 @@ choices! {
         Strict = "strict",
     }
 
+    /// `--live`
+    pub enum Live {
+        /// Where standard error is a terminal, and PROGRAM's output goes elsewhere.
+        #[default]
+        Auto = "auto",
+        /// Wherever standard error is a terminal.
+        Always = "always",
+        /// Nowhere.
+        Never = "never",
+    }
+
     /// `--stack`
     pub enum Stack {
         /// On leaks.

@@ -3,17 +3,19 @@
 //! Flags override the environment, which overrides the file. A repeatable option is replaced as a whole:
 //! one `--allow` on the command line, and the list of the file is not used.
 
+mod capture;
 mod choices;
 mod errno;
 mod options;
 mod scope;
 mod unbuilt;
 
-pub use choices::{BackendChoice, Format, IsolateBy, IsolateFormat, Leftover, OnLeak, Stack, Trace};
+pub use choices::{BackendChoice, Format, IsolateBy, IsolateFormat, Leftover, Live, OnLeak, Stack, Trace};
 pub use options::{Options, Source};
 pub use scope::Watching;
 pub use unbuilt::unbuilt;
 
+use crate::capture::Wish;
 use crate::cli::Run;
 use crate::dns::Mode;
 use crate::dns::names::is_pooled;
@@ -61,6 +63,10 @@ pub struct Config {
     pub isolate: bool,
     /// PROGRAM runs in a user namespace of its own.
     pub user_namespace: bool,
+    /// Whether a line on the terminal says how it goes.
+    pub live: Live,
+    /// What is captured.
+    pub capture: Option<Wish>,
     /// What is watched where there is no PROGRAM (`--all`).
     pub watching: Option<Watching>,
     /// PROGRAM and its arguments; empty with `watching` alone.
@@ -108,6 +114,8 @@ impl Config {
         Ok(Self {
             dns,
             policy,
+            capture: capture::wish(&layers)?,
+            live: choice("live", layers.live.as_ref())?,
             backend,
             on_leak,
             isolate_by,

@@ -227,18 +227,40 @@ options! {
     #[arg(short = 'o', value_name = "FILE", help_heading = "What is written")]
     output: PathBuf,
 
-    /// Write socket payloads and metadata under DIR
-    #[arg(value_name = "DIR", help_heading = "What is written")]
+    /// A line on the terminal that says how many calls were judged, while the program runs: auto (where
+    /// standard error is a terminal, and standard output is not), always (wherever standard error is one) or
+    /// never [default: auto]
+    #[arg(value_name = "WHEN", help_heading = "What is written")]
+    live: String,
+
+    /// Write what is said on UNIX sockets to DIR: events.jsonl, and the bytes of each connection and
+    /// direction (ptrace backend); DIR is made, or must be empty or hold a former capture, which goes
+    #[arg(value_name = "DIR", help_heading = "What is captured")]
     capture: PathBuf,
 
-    /// Capture at most this much
-    #[arg(value_name = "BYTES", help_heading = "What is written")]
+    /// Capture sockets of this family: unix, inet, inet6, netlink, ... or all; repeatable [default: unix]
+    #[arg(value_name = "NAME", help_heading = "What is captured")]
+    #[serde(deserialize_with = "one_or_many")]
+    capture_family: Vec<String>,
+
+    /// Capture only UNIX sockets whose path or @name matches, as in --allow unix:GLOB
+    #[arg(value_name = "GLOB", help_heading = "What is captured")]
+    capture_path: String,
+
+    /// Capture at most this much of one call; K, M and G may stand behind the number [default: 64M]
+    #[arg(value_name = "BYTES", help_heading = "What is captured")]
     #[serde(deserialize_with = "text_or_number")]
     capture_max: String,
 
-    /// Capture only sockets whose path matches
-    #[arg(value_name = "GLOB", help_heading = "What is written")]
-    capture_path: String,
+    /// Capture at most this much of all calls [default: 4G]
+    #[arg(value_name = "BYTES", help_heading = "What is captured")]
+    #[serde(deserialize_with = "text_or_number")]
+    capture_total: String,
+
+    /// How many descriptors are looked at for sockets that are open when the program starts [default: 4096]
+    #[arg(value_name = "N", help_heading = "What is captured")]
+    #[serde(deserialize_with = "text_or_number")]
+    capture_max_fds: String,
 }
 
 /// The environment variable of an option, spelled with underscores or dashes.

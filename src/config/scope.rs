@@ -26,8 +26,8 @@ pub struct Watching {
 const STATES: &str = "set_state";
 
 /// Options that say what becomes of calls or of PROGRAM, and so mean nothing where calls are only seen.
-const WITHOUT_MEANING: [&str; 6] =
-    ["block_errno", "leak_exit_code", "leftover", "user_namespace", "syscalls", "isolate"];
+const WITHOUT_MEANING: [&str; 7] =
+    ["block_errno", "leak_exit_code", "leftover", "user_namespace", "syscalls", "isolate", "live"];
 
 /// The keys of `--filter`.
 const KEYS: &str = "pid=PID (with its descendants), name=NAME, uid=USER, cgroup=PATH, netns=PATH or number, \
@@ -60,6 +60,7 @@ pub(super) fn watching(layers: &Layers, has_program: bool) -> Result<Option<Watc
             ("on_leak", _) => "with --all accepted: log (the whole machine is watched, never judged with force)",
             ("stack", _) => "with --all there are no stacks yet; accepted: never",
             ("dns", _) => "with --all accepted: judge",
+            (option, _) if option.starts_with("capture") => "with --all no payloads are captured: run a PROGRAM",
             (option, _) if WITHOUT_MEANING.contains(&option) => "it has no meaning with --all",
             _ => continue,
         };

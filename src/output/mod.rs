@@ -4,6 +4,7 @@
 pub(crate) mod escape;
 mod human;
 mod jsonl;
+pub mod live;
 mod recorder;
 mod sink;
 mod sockwho;

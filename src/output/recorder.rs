@@ -79,6 +79,11 @@ impl Recorder {
         Ok(Self::new(output, sink))
     }
 
+    /// There is a [`super::live::LiveLine`] where events go: they are written over it.
+    pub fn share_line(&self) {
+        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).sink.share_line();
+    }
+
     /// Writes `output`'s lines to `sink`.
     #[must_use]
     pub fn new(output: Box<dyn Output>, sink: Sink) -> Self {

@@ -1,5 +1,6 @@
 //! The file (or standard error) that events are written to.
 
+use super::live::CLEAR;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -21,6 +22,8 @@ pub struct Sink {
     /// How long to wait for a reader, in milliseconds; nothing once one has let us wait in vain.
     patience: u16,
     dropped: u64,
+    /// What stands in the line of the cursor is not ours ([`super::live`]).
+    shared_line: bool,
 }
 
 impl Sink {
@@ -41,7 +44,7 @@ impl Sink {
     }
 
     fn new(file: File, name: Option<String>) -> Self {
-        Self { file, name, in_line: false, patience: PATIENCE_MS, dropped: 0 }
+        Self { file, name, in_line: false, patience: PATIENCE_MS, dropped: 0, shared_line: false }
     }
 
     /// Whether a person watches, on a terminal, and doesn't mind colour (<https://no-color.org>).
@@ -51,6 +54,11 @@ impl Sink {
         self.file.is_terminal()
             && set("NO_COLOR").is_none()
             && set("TERM").is_some_and(|terminal| terminal != "dumb")
+    }
+
+    /// From now on lines are written over whatever stands where the cursor is.
+    pub fn share_line(&mut self) {
+        self.shared_line = true;
     }
 
     /// How many events were lost.
@@ -64,7 +72,9 @@ impl Sink {
         if lines.is_empty() {
             return;
         }
-        let result = if self.in_line {
+        let result = if self.shared_line {
+            self.write_all(&[CLEAR, lines].concat())
+        } else if self.in_line {
             // What failed before left a piece of a line: nothing may be appended to that.
             self.write_all(&[b"\n", lines].concat())
         } else {

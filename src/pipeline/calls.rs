@@ -54,8 +54,21 @@ impl Scene<'_> {
             Syscall::RequestKey | Syscall::Ptrace | Syscall::ProcessVmWritev | Syscall::Mount | Syscall::Fsopen => {
                 self.delegate(Subject::default(), &call)
             }
-            // Taken apart above.
-            Syscall::Socketcall => Ok(CONTINUE),
+            // Taken apart above; and what goes where another call has led.
+            Syscall::Socketcall
+            | Syscall::Close
+            | Syscall::Preadv2
+            | Syscall::Pwritev2
+            | Syscall::Read
+            | Syscall::Readv
+            | Syscall::Recv
+            | Syscall::Send
+            | Syscall::Sendfile
+            | Syscall::Sendfile64
+            | Syscall::Socketpair
+            | Syscall::Splice
+            | Syscall::Write
+            | Syscall::Writev => Ok(CONTINUE),
         };
         outcome.unwrap_or_else(|unreadable| self.unreadable(fd, unreadable))
     }

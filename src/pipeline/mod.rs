@@ -3,6 +3,7 @@
 //! Nothing here knows which backend stopped the call, what makes a leak, or how events are written.
 
 mod calls;
+mod captured;
 mod datagrams;
 mod dns;
 mod inherited;
@@ -15,6 +16,7 @@ mod traced;
 use crate::action::interrupt::Watcher;
 use crate::action::perform::unix_path::Found;
 use crate::action::perform::{Performed, Performer, failed};
+use crate::capture::Recording;
 use crate::cli::FAILURE;
 use crate::config::{Config, OnLeak, Trace};
 use crate::dns::Dns;
@@ -23,12 +25,14 @@ use crate::isolate::Isolation;
 use crate::operation::address::Address;
 use crate::operation::layout::Unreadable;
 use crate::operation::{Operation, SocketKind, Way};
+use crate::output::live::Tally;
 use crate::output::{Recorder, Slip};
 use crate::policy::Verdict;
 use crate::redirect::datagrams::Datagrams;
 use crate::redirect::{Redirected, Redirector};
 use crate::relay::Unfit;
 use crate::stacks::Stacks;
+use captured::Capturing;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::{
@@ -61,6 +65,8 @@ pub struct Pipeline {
     dns: Option<Dns>,
     /// With `--on-leak redirect`.
     redirector: Option<Redirector>,
+    /// `--capture`
+    capturing: Option<Capturing>,
     datagrams: Option<Datagrams>,
     on_program_end: OnProgramEnd,
     /// Results of calls that continue will come by [`Handler::returned`].
@@ -134,6 +140,7 @@ impl Pipeline {
             recorder,
             watcher: Watcher::new()?,
             isolation: None,
+            capturing: None,
             on_program_end,
             observes_results: AtomicBool::new(false),
             looks: AtomicBool::new(false),
@@ -154,12 +161,25 @@ impl Pipeline {
         self.observes_results.store(observes_results, Ordering::SeqCst);
         self.looks.store(capabilities.looks && self.shows_stacks(), Ordering::SeqCst);
         self.repeats.store(capabilities.repeats, Ordering::SeqCst);
+        if let Some(recording) = self.recording() {
+            recording.begin(backend);
+        }
     }
 
     /// What happens to leaks.
     #[must_use]
     pub fn on_leak(&self) -> OnLeak {
         self.config.on_leak
+    }
+
+    /// What was judged by now.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        Tally {
+            calls: self.judged.load(Ordering::Relaxed),
+            leaks: self.leaks.load(Ordering::Relaxed),
+            processes: self.seen().processes.len() as u64,
+        }
     }
 
     /// sockstrace's exit status for the way in which PROGRAM ended.
@@ -181,6 +201,9 @@ impl Pipeline {
         if let Some(isolation) = &self.isolation {
             isolation.finish();
         }
+        if let Some(losses) = self.recording().and_then(Recording::finish) {
+            crate::report::say(&losses);
+        }
         let pending = std::mem::take(&mut self.seen().pending);
         pending.into_values().flatten().for_each(|slip| self.recorder.write(slip));
         let processes = self.seen().processes.len() as u64;
@@ -192,6 +215,15 @@ impl Pipeline {
             exit,
         };
         self.recorder.finish(Event::now(Body::Summary(summary)), LAST_STACKS);
+    }
+
+    fn judge(&self, call: &InterceptedCall, tracee: &dyn Tracee, patience: Patience) -> Outcome {
+        let traced = self.traced(tracee);
+        let performs = Cell::new(false);
+        let name = call.syscall.name();
+        let mut scene = Scene { pipeline: self, call, tracee, patience, name, traced, performs };
+        let outcome = scene.play();
+        scene.look_at(outcome)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -224,15 +256,24 @@ impl Handler for Pipeline {
         if self.ending.load(Ordering::SeqCst) {
             return failed(Errno::EPERM);
         }
-        let traced = self.traced(tracee);
-        let performs = Cell::new(false);
-        let name = call.syscall.name();
-        let mut scene = Scene { pipeline: self, call, tracee, patience, name, traced, performs };
-        let outcome = scene.play();
-        scene.look_at(outcome)
+        match &self.capturing {
+            Some(capturing) => self.handle_captured(capturing, call, tracee, patience),
+            None => self.judge(call, tracee, patience),
+        }
+    }
+
+    fn leaving(&self, call: &InterceptedCall, result: i64, tracee: &dyn Tracee, patience: Patience) -> bool {
+        let done = self.recording().is_none_or(|recording| recording.leaves(call, result, tracee, patience));
+        if done {
+            self.returned(call, result);
+        }
+        done
     }
 
     fn returned(&self, call: &InterceptedCall, result: i64) {
+        if let Some(recording) = self.recording() {
+            recording.forget(call);
+        }
         let pending = self.seen().pending.remove(&call.id);
         for mut slip in pending.into_iter().flatten() {
             if let Body::Syscall(call) = &mut slip.event.body {
@@ -244,9 +285,13 @@ impl Handler for Pipeline {
 
     fn awaits_result(&self, call: &InterceptedCall) -> bool {
         self.seen().pending.contains_key(&call.id)
+            || self.recording().is_some_and(|recording| recording.awaits(call))
     }
 
     fn abandoned(&self, call: &InterceptedCall) {
+        if let Some(recording) = self.recording() {
+            recording.forget(call);
+        }
         let pending = self.seen().pending.remove(&call.id);
         pending.into_iter().flatten().for_each(|slip| self.recorder.write(slip));
     }
@@ -260,8 +305,13 @@ impl Handler for Pipeline {
             ProcessEvent::Born { .. } => return,
             ProcessEvent::Exec { pid } => {
                 let mut seen = self.seen();
-                if !std::mem::replace(&mut seen.program_runs, true) {
+                let is_first = !std::mem::replace(&mut seen.program_runs, true);
+                if is_first {
                     seen.processes.insert(pid.as_raw());
+                }
+                drop(seen);
+                if let Some(recording) = self.recording().filter(|_| is_first) {
+                    recording.ready(pid);
                 }
                 (pid, Change::Exec, None)
             }

@@ -16,6 +16,7 @@ pub use judge::{Policy, PolicyOptions, Rules};
 pub use proxy::{Credentials, Endpoint, Proxy, Scheme, redact};
 pub use rule::Rule;
 pub use unix::{RESOLVERS, Resolver, resolver_at};
+pub(crate) use unix::{UnixGlobs, check_glob};
 
 use serde::Serialize;
 use std::borrow::Cow;

@@ -45,7 +45,7 @@ pub fn resolver_at(address: &UnixAddress) -> Option<Resolver> {
 
 /// Rules (as indices) by globs on paths and on abstract names.
 #[derive(Debug, Default)]
-pub(super) struct UnixGlobs {
+pub(crate) struct UnixGlobs {
     paths: Globs,
     names: Globs,
 }
@@ -63,7 +63,7 @@ thread_local! {
 
 impl UnixGlobs {
     /// `rules`: globs as in `--allow unix:GLOB`, without the prefix.
-    pub(super) fn new<'r>(rules: impl IntoIterator<Item = (&'r str, usize)>) -> Result<Self, String> {
+    pub(crate) fn new<'r>(rules: impl IntoIterator<Item = (&'r str, usize)>) -> Result<Self, String> {
         let (mut paths, mut names) = (Vec::new(), Vec::new());
         for (glob, rule) in rules {
             match glob.strip_prefix('@') {
@@ -76,7 +76,7 @@ impl UnixGlobs {
         Ok(Self { paths: Globs::new(&paths, true)?, names: Globs::new(&names, false)? })
     }
 
-    pub(super) fn find(&self, address: &UnixAddress) -> Option<usize> {
+    pub(crate) fn find(&self, address: &UnixAddress) -> Option<usize> {
         match address {
             UnixAddress::Path(path) => self.paths.find(path),
             UnixAddress::Abstract(name) => self.names.find(OsStr::from_bytes(name)),
@@ -105,7 +105,7 @@ impl Globs {
 }
 
 /// Whether `glob` (without `unix:`) can be compiled and can match something.
-pub(super) fn check_glob(glob: &str) -> Result<(), String> {
+pub(crate) fn check_glob(glob: &str) -> Result<(), String> {
     if !glob.starts_with(['/', '@', '*', '?', '[', '{']) {
         return Err("a UNIX socket's path starts with /, an abstract name with @".into());
     }

@@ -145,3 +145,35 @@ fn a_capture_is_shown_by_time() {
     let hex = call(&folder.0, ["capture", "show", ".", "--hex", "--connection", "2"], b"").stdout;
     assert!(hex.contains("00000000  68 65 6c 6c 6f ") && !hex.contains("HTTP"), "{hex}");
 }
+
+#[test]
+fn a_capture_that_is_being_made_is_followed() {
+    use std::io::{BufRead, Write};
+    let folder = Folder::new();
+    let line = |kind: &str, size: usize| {
+        let entry = json!({"type": kind, "ts_ms": 1, "conn_id": "1", "direction": "out", "size": size});
+        crate::made::lines(&[entry])
+    };
+    let mut events = std::fs::File::create(folder.path("events.jsonl")).unwrap();
+    let mut command = std::process::Command::new(crate::support::run::sockstrace());
+    command.args(["capture", "show", "--follow", "."]).current_dir(&folder.0);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut shown = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    for (count, text) in ["first", "second"].into_iter().enumerate() {
+        let mut bytes = std::fs::OpenOptions::new();
+        let mut bytes = bytes.create(true).append(true).open(folder.path("1.out.bin")).unwrap();
+        bytes.write_all(text.as_bytes()).unwrap();
+        let line = line("data", text.len());
+        // A piece of a line is no line yet.
+        let (begin, end) = line.split_at(line.len() / 2);
+        events.write_all(begin.as_bytes()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300 * count as u64));
+        events.write_all(end.as_bytes()).unwrap();
+        assert!(shown.next().unwrap().unwrap().contains(&format!("{} bytes", text.len())));
+        assert_eq!(shown.next().unwrap().unwrap(), format!("    {text}⏎"));
+    }
+    // Whoever listened is gone.
+    drop(shown);
+    events.write_all(line("close", 0).as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}

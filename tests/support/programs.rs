@@ -26,6 +26,10 @@ pub struct Programs {
     pub dns: PathBuf,
     /// The same for i386.
     pub dns32: Option<PathBuf>,
+    /// Bytes over sockets, in every way.
+    pub capture: PathBuf,
+    /// The same for i386.
+    pub capture32: Option<PathBuf>,
     /// Bad input.
     pub hostile: PathBuf,
     /// The same for i386.
@@ -43,6 +47,7 @@ pub fn programs() -> &'static Programs {
         let vectors = all_but(&sources.join("vectors"), "leaklib.c");
         let mut hostile = all_but(&sources.join("hostile"), "");
         hostile.push(sources.join("vectors/common.c"));
+        let capture = [sources.join("capture/capture.c")];
         let library = [sources.join("vectors/leaklib.c")];
         // Red zone: int80() pushes within functions that may keep variables below the stack pointer.
         let wide = ["-mno-red-zone"];
@@ -63,6 +68,8 @@ pub fn programs() -> &'static Programs {
             quiet: build("quiet", &[sources.join("quiet.c"), sources.join("vectors/common.c")], &[]),
             dns: build("dns-client", &[sources.join("dns/client.c")], &[]),
             dns32: can_do_narrow.then(|| build("dns-client32", &[sources.join("dns/client.c")], &narrow)),
+            capture: build("capture", &capture, &[]),
+            capture32: can_do_narrow.then(|| build("capture32", &capture, &narrow)),
             hostile: build("hostile", &hostile, &[]),
             hostile32: can_do_narrow.then(|| build("hostile32", &hostile, &narrow)),
         }

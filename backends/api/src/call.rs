@@ -72,6 +72,8 @@ syscalls! {
     Accept4 = "accept4",
     /// bind(2)
     Bind = "bind",
+    /// close(2)
+    Close = "close",
     /// connect(2)
     Connect = "connect",
     /// fsopen(2)
@@ -92,10 +94,20 @@ syscalls! {
     Mount = "mount",
     /// `pidfd_getfd(2)`
     PidfdGetfd = "pidfd_getfd",
+    /// preadv2(2)
+    Preadv2 = "preadv2",
     /// `process_vm_writev(2)`
     ProcessVmWritev = "process_vm_writev",
     /// ptrace(2)
     Ptrace = "ptrace",
+    /// pwritev2(2)
+    Pwritev2 = "pwritev2",
+    /// read(2)
+    Read = "read",
+    /// readv(2)
+    Readv = "readv",
+    /// recv(2), of i386 socketcall only
+    Recv = "recv",
     /// recvfrom(2)
     Recvfrom = "recvfrom",
     /// recvmmsg(2)
@@ -106,6 +118,12 @@ syscalls! {
     Recvmsg = "recvmsg",
     /// `request_key(2)`
     RequestKey = "request_key",
+    /// send(2), of i386 socketcall only
+    Send = "send",
+    /// sendfile(2)
+    Sendfile = "sendfile",
+    /// sendfile(2) with a 64-bit offset, of 32-bit interfaces
+    Sendfile64 = "sendfile64",
     /// sendmmsg(2)
     Sendmmsg = "sendmmsg",
     /// sendmsg(2)
@@ -118,6 +136,14 @@ syscalls! {
     Socket = "socket",
     /// socketcall(2), i386 only
     Socketcall = "socketcall",
+    /// socketpair(2)
+    Socketpair = "socketpair",
+    /// splice(2)
+    Splice = "splice",
+    /// write(2)
+    Write = "write",
+    /// writev(2)
+    Writev = "writev",
 }
 
 impl Syscall {

@@ -241,6 +241,12 @@ fn export(context: &ScmpFilterContext) -> Result<Filter, BackendError> {
     Ok(Filter { instructions })
 }
 
+/// Whether the child itself makes such calls between its fork and PROGRAM's exec, when nobody answers yet.
+#[must_use]
+pub fn is_of_start(call: Syscall) -> bool {
+    matches!(call, Syscall::Read | Syscall::Write | Syscall::Close)
+}
+
 /// The errno of an I/O error, EIO where it has none.
 #[must_use]
 pub fn errno_of(error: &std::io::Error) -> Errno {
@@ -275,6 +281,9 @@ pub fn socketcall_number(call: Syscall) -> Option<i32> {
         Syscall::Accept => 5,
         Syscall::Getsockname => 6,
         Syscall::Getpeername => 7,
+        Syscall::Socketpair => 8,
+        Syscall::Send => 9,
+        Syscall::Recv => 10,
         Syscall::Sendto => 11,
         Syscall::Recvfrom => 12,
         Syscall::Setsockopt => 14,

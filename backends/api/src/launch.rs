@@ -37,6 +37,9 @@ pub struct Setup<'a> {
     pub intercepting: Option<&'a Filter>,
     /// The intercepting filter gets a listener (`SECCOMP_FILTER_FLAG_NEW_LISTENER`).
     pub listener: bool,
+    /// A filter for calls that the start itself makes ([`crate::filter::is_of_start`]), installed behind the
+    /// last of them.
+    pub late: Option<&'a Filter>,
     /// A further filter, installed last (`--syscalls strict`).
     pub strict: Option<&'a Filter>,
     /// Run it in a user namespace of its own.
@@ -297,6 +300,7 @@ struct ChildPlan {
     environment: Vec<CString>,
     environment_pointers: Vec<*const libc::c_char>,
     intercepting: Option<Vec<libc::sock_filter>>,
+    late: Option<Vec<libc::sock_filter>>,
     strict: Option<Vec<libc::sock_filter>>,
     listener: bool,
     no_new_privs: bool,
@@ -341,6 +345,7 @@ impl ChildPlan {
             arguments,
             environment,
             intercepting: setup.intercepting.map(own),
+            late: setup.late.map(own),
             strict: setup.strict.map(own),
             listener: setup.listener,
             no_new_privs: !setup.user_namespace && setup.namespaces.is_none() && !has_sys_admin(),
@@ -401,6 +406,9 @@ impl ChildPlan {
         tell(report, Stage::Unshared, 0);
         self.restore_descriptors();
         self.restore_signals();
+        if let Some(filter) = &self.late {
+            install(filter, 0).map_err(at(Stage::FilterFailed))?;
+        }
         if let Some(filter) = &self.strict {
             install(filter, 0).map_err(at(Stage::StrictFailed))?;
         }

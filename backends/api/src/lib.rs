@@ -69,6 +69,9 @@ pub struct Capabilities {
     pub looks: bool,
     /// A call that is let continue and looked at comes again ([`Tracee::repeats`]).
     pub repeats: bool,
+    /// A thread is held at the exit of a call until [`Handler::leaving`] returns, so that what the kernel wrote
+    /// into its memory can be read.
+    pub holds_at_exit: bool,
 }
 
 /// What is to be watched, and how; the same for every backend.
@@ -177,9 +180,20 @@ pub trait Tracee {
         (proc::thread_name(self.tid()), proc::executable(self.pid()))
     }
 
+    /// The thread's name.
+    fn name(&self) -> Option<OsString> {
+        self.names().0
+    }
+
     /// Whether nobody but this very thread can change what its call will do: see [`Remote::is_alone`].
     fn is_alone(&self) -> bool {
         Remote::open(self.tid()).is_ok_and(|remote| remote.is_alone())
+    }
+
+    /// The inode number of the socket behind a descriptor, which names it among all of the machine as long as it
+    /// exists, whoever holds it. `None` where the descriptor is no socket, or can't be looked at.
+    fn socket_inode(&self, fd: i32) -> Option<u64> {
+        Remote::open(self.tid()).ok()?.socket_inode(fd)
     }
 
     /// Whether a call that was begun [`Patience::AtOnce`] may block after all, where it seldom does: the others
@@ -283,6 +297,15 @@ pub trait Handler: Send + Sync {
     /// Only from backends whose [`Capabilities::observes_results`] is set, when [`Plan::observe_results`] asks
     /// for it.
     fn returned(&self, call: &InterceptedCall, result: i64);
+
+    /// As [`Handler::returned`], with the thread held at the call's exit: what the call has written into its
+    /// memory is there, unless another thread was faster. Whether that is all: `false`, never where the handler
+    /// may block, is the wish to be asked again with [`Patience::MayBlock`]. Only from backends whose
+    /// [`Capabilities::holds_at_exit`] is set; others call [`Handler::returned`].
+    fn leaving(&self, call: &InterceptedCall, result: i64, _tracee: &dyn Tracee, _patience: Patience) -> bool {
+        self.returned(call, result);
+        true
+    }
 
     /// Whether anybody waits for [`Handler::returned`] of this call, which was let continue: a backend need not
     /// see to the results of others.

@@ -180,6 +180,13 @@ impl Remote {
         Ok(unsafe { OwnedFd::from_raw_fd(duplicate as i32) })
     }
 
+    /// See [`crate::Tracee::socket_inode`].
+    #[must_use]
+    pub fn socket_inode(&self, fd: i32) -> Option<u64> {
+        let target = readlinkat(self.directory()?, format!("fd/{fd}").as_str()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    }
+
     /// See [`crate::Tracee::read`]; blocks where the page has to be brought in.
     pub fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, MemoryError> {
         if buffer.is_empty() {
@@ -241,11 +248,21 @@ impl Remote {
         let Some(last) = address.checked_add((length as u64).max(1) - 1) else { return true };
         let pagemap = self.pagemap.get_or_init(|| File::open(format!("/proc/{}/pagemap", self.tid)).ok());
         let Some(pagemap) = pagemap else { return false };
-        (address / PAGE..=last / PAGE).all(|page| {
-            let mut entry = [0; 8];
-            let read = page.checked_mul(8).map(|offset| pagemap.read_exact_at(&mut entry, offset));
-            matches!(read, Some(Ok(()))) && u64::from_ne_bytes(entry) & PRESENT != 0
-        })
+        let mut entries = [0; 8 * 256];
+        let (mut page, last) = (address / PAGE, last / PAGE);
+        while page <= last {
+            let count = (last - page).saturating_add(1).min(256);
+            let Some(entries) = entries.get_mut(..count as usize * 8) else { return false };
+            let read = page.checked_mul(8).map(|offset| pagemap.read_exact_at(entries, offset));
+            let (entries, _) = entries.as_chunks::<8>();
+            if !matches!(read, Some(Ok(())))
+                || entries.iter().any(|entry| u64::from_ne_bytes(*entry) & PRESENT == 0)
+            {
+                return false;
+            }
+            page = page.saturating_add(count);
+        }
+        true
     }
 }
 

@@ -63,6 +63,7 @@ impl Backend for EbpfBackend {
             reports_processes: true,
             looks: false,
             repeats: false,
+            holds_at_exit: false,
         }
     }
 

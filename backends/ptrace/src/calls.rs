@@ -86,12 +86,17 @@ impl Tracer {
                 Phase::Judged { call: judged, stand, .. } if judged.id == call.id => {
                     let stand = *stand;
                     thread.phase = Phase::Running;
-                    Some(stand)
+                    Some(Some(stand))
+                }
+                Phase::Held { call: held, .. } if held.id == call.id => {
+                    thread.phase = Phase::Running;
+                    Some(None)
                 }
                 _ => None,
             });
             match judged {
-                Some(stand) => self.carry_out(call.tid, call, stand, &reply),
+                Some(Some(stand)) => self.carry_out(call.tid, call, stand, &reply),
+                Some(None) => self.resume(call.tid, 0),
                 None if self.observe && matches!(reply, Reply::Continue | Reply::OpenSocket { .. }) => {
                     self.handler.abandoned(&call);
                 }
@@ -304,7 +309,7 @@ impl Tracer {
                 if is_interrupted(value) {
                     thread.phase = Phase::Interrupted { call, frame, patience: PATIENCE };
                 } else {
-                    self.handler.returned(&call, value);
+                    return self.leave(tid, call, value);
                 }
             }
             Phase::Leaving(AtExit::Restart(frame)) => {
@@ -336,6 +341,26 @@ impl Tracer {
             other => thread.phase = other,
         }
         self.resume(tid, 0);
+    }
+}
+
+impl Tracer {
+    /// At the exit of a call whose result is wanted.
+    fn leave(&mut self, tid: Pid, call: InterceptedCall, result: i64) {
+        let Some(pid) = self.threads.get(tid).map(|thread| thread.pid) else { return };
+        let waiting = Arc::new(AtomicBool::new(true));
+        let remotes = Arc::clone(&self.remotes);
+        let mut tracee = Stopped { tid, pid, remotes, waiting: Arc::clone(&waiting), patience: Patience::AtOnce };
+        if self.handler.leaving(&call, result, &tracee, Patience::AtOnce) {
+            return self.resume(tid, 0);
+        }
+        let registers = control::registers(tid);
+        let Some(registers) = self.check(tid, registers) else {
+            return self.handler.abandoned(&call);
+        };
+        tracee.patience = Patience::MayBlock;
+        self.set_phase(tid, Phase::Held { call, waiting });
+        self.workers.submit(Job { call, tracee, registers, task: Task::Leave(result) });
     }
 }
 

@@ -50,7 +50,7 @@ mod worker;
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
-use sockstrace_backend::filter::{Filter, Interception};
+use sockstrace_backend::filter::{Filter, Interception, is_of_start};
 use sockstrace_backend::job::Supervision;
 use sockstrace_backend::launch::{self, Waiting};
 use sockstrace_backend::{
@@ -100,6 +100,7 @@ impl Backend for PtraceBackend {
             reports_processes: true,
             looks: true,
             repeats: false,
+            holds_at_exit: true,
         }
     }
 
@@ -146,17 +147,22 @@ impl PtraceBackend {
 /// Starts the child; an error comes with whether it could be seized.
 fn start_in(mode: Mode, command: &Command, plan: &Plan) -> Result<Waiting, (BackendError, bool)> {
     let unseized = |error| (error, false);
-    let filter = match mode {
+    let (filter, late) = match mode {
         Mode::Filtered => {
             let own = select::Selector::own_traps();
-            Some(Filter::intercepting_also(&plan.traps, &own, Interception::Trace).map_err(unseized)?)
+            let (late, early): (Vec<_>, Vec<_>) =
+                plan.traps.iter().cloned().partition(|trap| is_of_start(trap.syscall));
+            let filter = Filter::intercepting_also(&early, &own, Interception::Trace).map_err(unseized)?;
+            let late = (!late.is_empty()).then(|| Filter::intercepting(&late, Interception::Trace));
+            (Some(filter), late.transpose().map_err(unseized)?)
         }
-        Mode::FullStop => None,
+        Mode::FullStop => (None, None),
     };
     let strict = plan.allowed_syscalls.as_deref().map(Filter::allowing_only).transpose().map_err(unseized)?;
     let setup = launch::Setup {
         intercepting: filter.as_ref(),
         listener: false,
+        late: late.as_ref(),
         strict: strict.as_ref(),
         user_namespace: plan.user_namespace,
         namespaces: plan.namespaces.as_deref(),

@@ -35,6 +35,13 @@ pub enum Phase {
         /// Tells the handler that the thread is still there.
         waiting: Arc<AtomicBool>,
     },
+    /// It is held at the exit of a call while a worker hears of the result.
+    Held {
+        /// The call.
+        call: InterceptedCall,
+        /// Tells the handler that the thread is still there.
+        waiting: Arc<AtomicBool>,
+    },
     /// It is on its way to the exit of a call, where something is to be done.
     Leaving(AtExit),
     /// A call whose result is wanted was interrupted: it gives EINTR or is made again.
@@ -149,7 +156,7 @@ impl Threads {
     /// Removes a thread; whether a process whose birth was reported ends with it.
     pub fn remove(&mut self, tid: Pid) -> Option<(Thread, bool)> {
         let thread = self.threads.remove(&tid.as_raw())?;
-        if let Phase::Judged { waiting, .. } = &thread.phase {
+        if let Phase::Judged { waiting, .. } | Phase::Held { waiting, .. } = &thread.phase {
             waiting.store(false, Ordering::Release);
         }
         let Some(process) = self.processes.get_mut(&thread.pid.as_raw()) else { return Some((thread, false)) };
@@ -172,7 +179,7 @@ impl Threads {
         let of_it = self.processes.get(&pid.as_raw()).into_iter().flat_map(|process| &process.threads);
         of_it
             .filter_map(|tid| self.threads.get(tid))
-            .all(|thread| thread.stopped || matches!(thread.phase, Phase::Judged { .. }))
+            .all(|thread| thread.stopped || matches!(thread.phase, Phase::Judged { .. } | Phase::Held { .. }))
     }
 
     /// The other threads of a process than the one with the process's own id.

@@ -83,6 +83,14 @@ impl Tracee for Stopped {
         remote.map_or((None, None), |remote| (remote.thread_name(), remote.executable()))
     }
 
+    fn name(&self) -> Option<OsString> {
+        self.remotes.get(self.tid).ok()?.thread_name()
+    }
+
+    fn socket_inode(&self, fd: i32) -> Option<u64> {
+        self.remotes.get(self.tid).ok()?.socket_inode(fd)
+    }
+
     fn is_alone(&self) -> bool {
         self.remotes.get(self.tid).is_ok_and(|remote| remote.is_alone())
     }

@@ -44,6 +44,8 @@ pub enum Task {
     Judge,
     /// It was judged, and the thread is to be looked at before the answer is carried out.
     Look(Reply, Look),
+    /// It has given this result, which the handler wants time to hear of.
+    Leave(i64),
 }
 
 /// What came of it.
@@ -160,6 +162,10 @@ impl Shared {
             let outcome = match task {
                 Task::Judge => self.handler.handle(&call, &tracee, Patience::MayBlock),
                 Task::Look(reply, look) => Outcome::Look(reply, look),
+                Task::Leave(result) => {
+                    self.handler.leaving(&call, result, &tracee, Patience::MayBlock);
+                    Outcome::Reply(Reply::Continue)
+                }
             };
             let reply = match outcome {
                 Outcome::Reply(reply) => reply,

@@ -59,6 +59,7 @@ impl Backend for SeccompBackend {
             reports_processes: false,
             looks: true,
             repeats: true,
+            holds_at_exit: false,
         }
     }
 
@@ -72,6 +73,7 @@ impl Backend for SeccompBackend {
         let setup = launch::Setup {
             intercepting: Some(&filter),
             listener: true,
+            late: None,
             strict: strict.as_ref(),
             user_namespace: plan.user_namespace,
             namespaces: plan.namespaces.as_deref(),

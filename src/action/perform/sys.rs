@@ -118,6 +118,11 @@ fn name(socket: BorrowedFd<'_>, call: NameCall) -> Result<Sockaddr, Errno> {
     Ok(Sockaddr::from_bytes(bytes.get(..length as usize).unwrap_or(&bytes)))
 }
 
+/// Whether the socket peeks at a place of its own (`SO_PEEK_OFF`), which peeking moves.
+pub fn peeks_at(socket: BorrowedFd<'_>) -> bool {
+    option(socket, libc::SO_PEEK_OFF, -1_i32).is_ok_and(|offset| offset >= 0)
+}
+
 /// getsockname(2)
 pub fn local_name(socket: BorrowedFd<'_>) -> Result<Sockaddr, Errno> {
     name(socket, libc::getsockname)

@@ -7,6 +7,7 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
         Syscall::Accept => 202,
         Syscall::Accept4 => 242,
         Syscall::Bind => 200,
+        Syscall::Close => 57,
         Syscall::Connect => 203,
         Syscall::Fsopen => 430,
         Syscall::Getpeername => 205,
@@ -17,17 +18,28 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
         Syscall::Listen => 201,
         Syscall::Mount => 40,
         Syscall::PidfdGetfd => 438,
+        Syscall::Preadv2 => 286,
         Syscall::ProcessVmWritev => 271,
         Syscall::Ptrace => 117,
+        Syscall::Pwritev2 => 287,
+        Syscall::Read => 63,
+        Syscall::Readv => 65,
         Syscall::Recvfrom => 207,
         Syscall::Recvmmsg => 243,
         Syscall::Recvmsg => 212,
         Syscall::RequestKey => 218,
+        Syscall::Sendfile => 71,
         Syscall::Sendmmsg => 269,
         Syscall::Sendmsg => 211,
         Syscall::Sendto => 206,
         Syscall::Setsockopt => 208,
         Syscall::Socket => 198,
-        Syscall::RecvmmsgTime64 | Syscall::Socketcall => return None,
+        Syscall::Socketpair => 199,
+        Syscall::Splice => 76,
+        Syscall::Write => 64,
+        Syscall::Writev => 66,
+        Syscall::Recv | Syscall::RecvmmsgTime64 | Syscall::Send | Syscall::Sendfile64 | Syscall::Socketcall => {
+            return None;
+        }
     })
 }
