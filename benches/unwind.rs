@@ -6,13 +6,16 @@
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 use criterion::{BatchSize, Criterion};
+use nix::sched::CloneFlags;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use sockstrace::symbols::Symbolizer;
 use sockstrace::unwind::{LiveMemory, Registers, StackCopy, Trace, Unwinder};
+use std::fs::File;
 use std::hint::black_box;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,7 +34,8 @@ impl Guest {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // The one says `ready`, the browser where it listens.
         let (output, errors) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let mut lines: Box<dyn Iterator<Item = String>> = if command.get_program() == "unshare" {
+        let is_browser = command.get_args().any(|argument| argument == "chromium");
+        let mut lines: Box<dyn Iterator<Item = String>> = if is_browser {
             Box::new(BufReader::new(errors).lines().map_while(Result::ok))
         } else {
             Box::new(BufReader::new(output).lines().map_while(Result::ok))
@@ -84,6 +88,16 @@ fn small(folder: &Path) -> Command {
     command
 }
 
+/// The same where the C library has no debug file, as on most machines: in a mount namespace that hides it.
+fn plain(folder: &Path) -> Command {
+    let small = small(folder);
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", "mount -t tmpfs none /usr/lib/debug && exec \"$0\" 24"])
+        .arg(small.get_program());
+    command
+}
+
 /// A CPython of one's own making has its debug information, as a rule.
 fn python(_: &Path) -> Command {
     let own = std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv/versions/3.11.7/bin/python3"));
@@ -125,6 +139,8 @@ fn once(pid: Pid) {
     println!("{} {} {peak} {}", stopped.as_micros(), all.as_micros(), stack.frames.len());
 }
 
+const PLAIN: &str = "small, no debug file of the C library";
+
 /// A name, and what starts the program.
 type Subject = (&'static str, fn(&Path) -> Command);
 
@@ -133,17 +149,25 @@ fn median(mut values: Vec<u128>) -> u128 {
     values[values.len() / 2]
 }
 
+/// Has a command see the files that the process sees.
+fn enter(command: &mut Command, pid: &str) {
+    let namespace = File::open(format!("/proc/{pid}/ns/mnt")).unwrap();
+    // SAFETY: one system call, on a descriptor that is open as long as the closure is.
+    unsafe {
+        command.pre_exec(move || Ok(nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNS)?));
+    }
+}
+
 /// Runs a debugger: its time in µs and its peak memory in KiB.
-fn debugger(arguments: &[&str]) -> (u128, u128) {
+fn debugger(arguments: &[&str], inside: Option<&str>) -> (u128, u128) {
+    let mut command = Command::new(arguments[0]);
+    command.args(&arguments[1..]).env_remove("DEBUGINFOD_URLS");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Some(pid) = inside {
+        enter(&mut command, pid);
+    }
     let started = Instant::now();
-    let mut child = Command::new(arguments[0])
-        .args(&arguments[1..])
-        .env_remove("DEBUGINFOD_URLS")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = command.spawn().unwrap();
     let mut status = 0;
     // SAFETY: plain data, which the call fills in; the child is ours and not waited for otherwise.
     let usage = unsafe {
@@ -159,20 +183,25 @@ fn debugger(arguments: &[&str]) -> (u128, u128) {
 /// The first trace, ours and theirs, one after the other.
 fn compare(name: &str, guest: &Guest) {
     let pid = guest.pid().to_string();
+    let inside = (name == PLAIN).then_some(&*pid);
     let (mut stopped, mut ours, mut memory, mut frames) = (Vec::new(), Vec::new(), 0, 0);
     let (mut gdb, mut eu) = (Vec::new(), Vec::new());
     let with_eu = is_here("eu-stack");
-    for _ in 0..5 {
-        let output = Command::new(std::env::current_exe().unwrap()).args(["--once", &pid]).output().unwrap();
+    for _ in 0..9 {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        if let Some(pid) = inside {
+            enter(&mut command, pid);
+        }
+        let output = command.args(["--once", &pid]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let mut numbers = text.split_whitespace().map(|number| number.parse::<u128>().unwrap());
         stopped.push(numbers.next().unwrap());
         ours.push(numbers.next().unwrap());
         memory = memory.max(numbers.next().unwrap());
         frames = numbers.next().unwrap();
-        gdb.push(debugger(&["gdb", "-nx", "-p", &pid, "--batch", "-ex", "bt"]));
+        gdb.push(debugger(&["gdb", "-nx", "-p", &pid, "--batch", "-ex", "bt"], inside));
         if with_eu {
-            eu.push(debugger(&["eu-stack", "-s", "-i", "-1", "-p", &pid]));
+            eu.push(debugger(&["eu-stack", "-s", "-i", "-1", "-p", &pid], inside));
         }
     }
     let ours = median(ours);
@@ -234,6 +263,9 @@ fn main() {
     // `cargo test --benches` only wants to know whether it runs.
     let is_test = !arguments.iter().any(|argument| argument == "--bench");
     let mut all: Vec<Subject> = vec![("small", small), ("python", python)];
+    if nix::unistd::Uid::effective().is_root() && !is_test {
+        all.insert(1, (PLAIN, plain));
+    }
     if is_here("chromium") && !is_test {
         all.push(("chromium", chromium));
     }
@@ -242,7 +274,10 @@ fn main() {
         if !is_test {
             compare(name, &guest);
         }
-        traces(&mut criterion, name, &guest);
+        // We are outside of the other's mount namespace.
+        if name != PLAIN {
+            traces(&mut criterion, name, &guest);
+        }
     }
     criterion.final_summary();
 }

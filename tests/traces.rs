@@ -15,7 +15,7 @@ mod guest;
 mod reach;
 mod support;
 
-use compare::{Line, same};
+use compare::{Line, lines_of, same};
 use guest::{Folder, run};
 use sockstrace::symbols::Frame;
 use sockstrace::unwind::How;
@@ -47,6 +47,7 @@ fn frames(event: &Event) -> Vec<Frame> {
                     None => How::Cfi,
                     Some("interpreter") => How::Interpreter,
                     Some("frame-pointer") => How::FramePointer,
+                    Some("tail-call") => How::TailCall,
                     Some(_) => How::Guess,
                 },
                 signal: frame.get("signal").is_some_and(|signal| signal.as_bool() == Some(true)),
@@ -67,10 +68,10 @@ frame = gdb.newest_frame()
 while frame is not None:
     if frame.type() == gdb.SIGTRAMP_FRAME:
         print("FRAME\tsignal\t\t")
-    elif frame.type() != gdb.TAILCALL_FRAME:
+    else:
         sal = gdb.find_pc_line(frame.pc() - 1) if frame.level() == 0 else frame.find_sal()
         at = "%s:%d" % (sal.symtab.filename, sal.line) if sal.symtab else ""
-        kind = "inlined" if frame.type() == gdb.INLINE_FRAME else "normal"
+        kind = {gdb.INLINE_FRAME: "inlined", gdb.TAILCALL_FRAME: "tail"}.get(frame.type(), "normal")
         print("FRAME\t%s\t%s\t%s" % (kind, frame.name() or "", at))
     frame = frame.older()
 "#;
@@ -150,6 +151,9 @@ const CASES: &[Case] = &[
     Case::new("signals.c", "-g -O2"),
     Case::new("signals.c", "-g -O2").arguments(&["on its own stack"]),
     Case::new("noreturn.c", "-g -O2"),
+    Case::new("tails.c", "-g -O2"),
+    Case::new("tails.c", "-g -O2").arguments(&["3"]).as_user(),
+    Case::new("tails.c", "-g -O2 -m32").stripped(),
     Case::new("deep.c", "-g -O0").arguments(&["300"]).as_user(),
 ];
 
@@ -198,7 +202,7 @@ impl Case {
                     return wrong(&format!("{} arrived", truth.udp.len()));
                 }
                 let event = outcome.leaks().next().unwrap();
-                let ours: Vec<_> = frames(event).iter().map(Line::of).collect();
+                let ours = lines_of(&frames(event));
                 if !same(&ours, &expected) || !event.lacks("stack_truncated") || !event.lacks("stack_partial") {
                     return wrong(&format!("ours {ours:#?}\ngdb's {expected:#?}"));
                 }

@@ -227,8 +227,10 @@ impl Display for Place<'_> {
         if frame.signal {
             f.write_str(", where a signal's handler returns to")?;
         }
-        if frame.how == How::Guess {
-            f.write_str(", a guess")?;
+        match frame.how {
+            How::Guess => f.write_str(", a guess")?,
+            How::TailCall => f.write_str(", which ended with this call")?,
+            How::Cfi | How::FramePointer | How::Interpreter => {}
         }
         Ok(())
     }

@@ -6,7 +6,10 @@
 //! 1. DWARF (4, 5 and older; compressed or split) in the module or in its separate debug file: functions,
 //!    inlined functions with their call sites, files and lines;
 //! 2. the symbol tables: `.symtab` of either, the compressed one of `.gnu_debugdata`, `.dynsym`;
-//! 3. `/tmp/perf-PID.map` where there is no module (JIT code).
+//! 3. `/tmp/perf-PID.map` where there is no module (JIT code); its lines are those at which functions begin.
+//!
+//! Between a function and the one that called it come those of which debug information says that they ended by
+//! jumping on ([`How::TailCall`]), if only one way leads from the one to the other.
 //!
 //! Go programs have tables of their own, which come first. What CPython runs is in the trace already, and is
 //! put before the native frames that run it ([`How::Interpreter`]).
@@ -19,9 +22,11 @@
 //! out of the frame.
 
 mod dwarf;
+mod jit_names;
 mod names;
 mod perf_map;
 mod table;
+mod tail_calls;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +41,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use table::Table;
+use tail_calls::TailCalls;
 
 pub use names::demangle;
 
@@ -82,12 +88,22 @@ struct Symbol {
     inlined: bool,
 }
 
+/// What is known of an address.
+#[derive(Debug, Default)]
+struct Answer {
+    /// The functions; at least one, perhaps with nothing known.
+    symbols: Vec<Symbol>,
+    /// Where the function that has the code is entered.
+    start: Option<u64>,
+}
+
 /// How long the symbols of one trace may take; what isn't known by then stays without a name.
 const TIME: Duration = Duration::from_secs(5);
 
 struct Time {
     until: Option<Instant>,
     is_over: bool,
+    looked_at_jit: bool,
 }
 
 impl Time {
@@ -103,7 +119,8 @@ struct ModuleSymbols {
     build_id: Option<Arc<str>>,
     debug: OnceLock<Option<Debug>>,
     table: OnceLock<Table>,
-    answers: Mutex<HashMap<u64, Arc<[Symbol]>>>,
+    answers: Mutex<HashMap<u64, Arc<Answer>>>,
+    tail_calls: TailCalls,
 }
 
 /// Answers that are kept of one module, and modules that are kept.
@@ -130,9 +147,10 @@ impl Symbolizer {
     #[must_use]
     pub fn symbolize(&self, trace: &Trace) -> Stack {
         let mut frames = Vec::with_capacity(trace.frames.len().saturating_mul(2));
-        let mut time = Time { until: Instant::now().checked_add(TIME), is_over: false };
+        let mut time = Time { until: Instant::now().checked_add(TIME), is_over: false, looked_at_jit: false };
         let mut interpreted = trace.interpreted.iter();
-        for raw in &trace.frames {
+        let callers = trace.frames.iter().skip(1).map(Some).chain([None]);
+        for (raw, caller) in trace.frames.iter().zip(callers) {
             let before = frames.len();
             self.add(trace.pid, raw, &mut time, &mut frames);
             // The functions that are interpreted come before the one that interprets them.
@@ -142,6 +160,9 @@ impl Symbolizer {
                 && let Some(activation) = interpreted.next()
             {
                 frames.splice(at..at, activation.iter().map(|script| of_script(script, &frame)));
+            }
+            if let Some(caller) = caller {
+                self.add_tail_calls(raw, caller, &mut time, &mut frames);
             }
         }
         // Those whose native frames were not found.
@@ -156,7 +177,7 @@ impl Symbolizer {
     fn add(&self, pid: Pid, raw: &RawFrame, time: &mut Time, frames: &mut Vec<Frame>) {
         let place = raw.place.as_ref();
         let symbols = place.and_then(|place| place.module.as_ref()).map(|module| self.of_module(module));
-        let mut frame = Frame {
+        let frame = Frame {
             ip: raw.ip,
             module: place.map(|place| Arc::clone(&place.path)).filter(|path| !path.is_empty()),
             build_id: symbols.as_ref().and_then(|symbols| symbols.build_id.clone()),
@@ -169,18 +190,45 @@ impl Symbolizer {
             signal: raw.signal,
         };
         let (Some(place), Some(symbols)) = (place, symbols) else {
-            frame.function = self.perf_maps.at(pid, raw.lookup);
-            frames.push(frame);
+            // The file is looked at once a trace.
+            let name = if time.is_up() { None } else { self.perf_maps.at(pid, raw.lookup, !time.looked_at_jit) };
+            time.looked_at_jit = true;
+            let symbol = name.map(|name| jit_names::symbol(&name)).unwrap_or_default();
+            frames.push(of_symbol(&symbol, &frame));
             return;
         };
         let answer = symbols.at(place.offset.wrapping_sub(raw.ip.wrapping_sub(raw.lookup)), time);
-        frames.extend(answer.iter().map(|symbol| Frame {
-            function: symbol.function.clone(),
-            file: symbol.file.clone(),
-            line: symbol.line,
-            inlined: symbol.inlined,
-            ..frame.clone()
-        }));
+        frames.extend(answer.symbols.iter().map(|symbol| of_symbol(symbol, &frame)));
+    }
+
+    /// The functions between a frame and its caller that ended by jumping on.
+    fn add_tail_calls(&self, raw: &RawFrame, caller: &RawFrame, time: &mut Time, frames: &mut Vec<Frame>) {
+        let certain = |frame: &RawFrame| matches!(frame.how, How::Cfi | How::FramePointer) && !frame.signal;
+        let was_called = caller.lookup != caller.ip;
+        let (Some(place), Some(outer)) = (&raw.place, &caller.place) else { return };
+        let (Some(module), Some(other)) = (&place.module, &outer.module) else { return };
+        if !was_called || !certain(raw) || !certain(caller) {
+            return;
+        }
+        let (symbols, callers) = (self.of_module(module), self.of_module(other));
+        let address = place.offset.wrapping_sub(raw.ip.wrapping_sub(raw.lookup));
+        for (of_caller, back) in symbols.tail_calls(address, &callers, outer.offset, time).iter() {
+            let (symbols, raw, place) = if *of_caller { (&callers, caller, outer) } else { (&symbols, raw, place) };
+            let frame = Frame {
+                ip: back.wrapping_add(raw.ip.wrapping_sub(place.offset)),
+                module: Some(Arc::clone(&place.path)).filter(|path| !path.is_empty()),
+                build_id: symbols.build_id.clone(),
+                offset: Some(*back),
+                function: None,
+                file: None,
+                line: None,
+                inlined: false,
+                how: How::TailCall,
+                signal: false,
+            };
+            let answer = symbols.at(back.wrapping_sub(1), time);
+            frames.extend(answer.symbols.iter().map(|symbol| of_symbol(symbol, &frame)));
+        }
     }
 
     fn of_module(&self, module: &Arc<Module>) -> Arc<ModuleSymbols> {
@@ -195,6 +243,7 @@ impl Symbolizer {
                 debug: OnceLock::new(),
                 table: OnceLock::new(),
                 answers: Mutex::default(),
+                tail_calls: TailCalls::default(),
             })
         });
         Arc::clone(symbols)
@@ -205,6 +254,16 @@ impl Symbolizer {
 fn is_evaluation(frame: &Frame) -> bool {
     let name = frame.function.as_deref().unwrap_or_default();
     name.split('.').next() == Some("_PyEval_EvalFrameDefault")
+}
+
+fn of_symbol(symbol: &Symbol, frame: &Frame) -> Frame {
+    Frame {
+        function: symbol.function.clone(),
+        file: symbol.file.clone(),
+        line: symbol.line,
+        inlined: symbol.inlined,
+        ..frame.clone()
+    }
 }
 
 /// A Python function in the place of the native frame that runs it.
@@ -221,16 +280,16 @@ fn of_script(script: &Script, native: &Frame) -> Frame {
 }
 
 impl ModuleSymbols {
-    /// The functions at an address of the module; at least one, perhaps with nothing known.
-    fn at(&self, address: u64, time: &mut Time) -> Arc<[Symbol]> {
+    /// What is known of an address of the module.
+    fn at(&self, address: u64, time: &mut Time) -> Arc<Answer> {
         let answers = || self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = answers().get(&address) {
             return Arc::clone(known);
         }
         if time.is_up() {
-            return [Symbol::default()].into();
+            return Arc::new(Answer { symbols: vec![Symbol::default()], start: None });
         }
-        let answer: Arc<[Symbol]> = self.look_up(address).into();
+        let answer = Arc::new(self.look_up(address));
         let mut answers = answers();
         if answers.len() >= ANSWERS {
             answers.clear();
@@ -239,7 +298,7 @@ impl ModuleSymbols {
         answer
     }
 
-    fn look_up(&self, address: u64) -> Vec<Symbol> {
+    fn look_up(&self, address: u64) -> Answer {
         if let Some(functions) = self.module.go_functions(address) {
             let text = |bytes: &[u8]| -> Arc<str> { String::from_utf8_lossy(bytes).into() };
             let symbol = |function: &GoFunction<'_>| Symbol {
@@ -248,19 +307,22 @@ impl ModuleSymbols {
                 line: function.line.filter(|line| *line != 0),
                 inlined: function.inlined,
             };
-            return functions.iter().map(symbol).collect();
+            return Answer { symbols: functions.iter().map(symbol).collect(), start: None };
         }
-        let debug = self.debug.get_or_init(|| Debug::of(&self.module));
-        let mut symbols = debug.as_ref().and_then(|debug| debug.at(&self.module, address)).unwrap_or_default();
-        if symbols.is_empty() {
-            symbols.push(Symbol::default());
+        let mut answer = self.debug().and_then(|debug| debug.at(&self.module, address)).unwrap_or_default();
+        if answer.symbols.is_empty() {
+            answer.symbols.push(Symbol::default());
         }
-        if let Some(last) = symbols.last_mut()
+        if let Some(last) = answer.symbols.last_mut()
             && last.function.is_none()
         {
             last.function = self.table().at(&self.module, address);
         }
-        symbols
+        answer
+    }
+
+    fn debug(&self) -> Option<&Debug> {
+        self.debug.get_or_init(|| Debug::of(&self.module)).as_ref()
     }
 
     fn table(&self) -> &Table {

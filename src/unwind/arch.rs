@@ -45,7 +45,9 @@ pub(super) struct Spec {
 pub(super) enum Call {
     /// To a target this far from the return address.
     Direct(i64),
-    /// To where a register or memory says.
+    /// To where a fixed place in memory says (`call *name@GOTPCREL(%rip)`).
+    Slot,
+    /// To where a register or other memory says.
     Indirect,
 }
 

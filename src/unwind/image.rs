@@ -243,7 +243,7 @@ impl ProcessImage {
                 let target = address.wrapping_add_signed(offset) & arch.spec().address_mask;
                 self.is_code(target).then_some(Called::At(target))
             }
-            Call::Indirect => Some(Called::Anywhere),
+            Call::Slot | Call::Indirect => Some(Called::Anywhere),
         }
     }
 

@@ -75,6 +75,9 @@ pub enum How {
     Guess,
     /// By what an interpreter says of itself: a function of the program that it runs.
     Interpreter,
+    /// By what debug information says of calls: a function that ended by jumping into the one of the frame before
+    /// (a tail call). Nothing of it is left on the stack.
+    TailCall,
 }
 
 impl How {
@@ -86,6 +89,7 @@ impl How {
             Self::FramePointer => "frame-pointer",
             Self::Guess => "guess",
             Self::Interpreter => "interpreter",
+            Self::TailCall => "tail-call",
         }
     }
 }

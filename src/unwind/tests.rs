@@ -51,10 +51,15 @@ impl Random {
 
 /// A small program with every kind of section.
 pub(crate) fn program(flags: &str) -> Vec<u8> {
+    program_of("chain.c", flags)
+}
+
+/// One of the programs.
+pub(crate) fn program_of(source: &str, flags: &str) -> Vec<u8> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let output = std::env::temp_dir().join(format!("unwind-{}-{number}", std::process::id()));
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/stacks/chain.c");
+    let source = format!("{}/tests/programs/stacks/{source}", env!("CARGO_MANIFEST_DIR"));
     let built =
         Command::new("gcc").args(flags.split_whitespace()).arg("-o").arg(&output).arg(source).status().unwrap();
     assert!(built.success());

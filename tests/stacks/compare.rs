@@ -12,6 +12,8 @@ pub struct Line {
     pub location: Option<String>,
     pub inlined: bool,
     pub signal: bool,
+    /// The function had ended, by jumping into the one before.
+    pub tail: bool,
 }
 
 impl Line {
@@ -21,17 +23,18 @@ impl Line {
         let (kind, function, at) = (fields.next()?, fields.next()?, fields.next()?);
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let location = text(at.rsplit('/').next()?);
-        let (inlined, signal) = (kind == "inlined", kind == "signal");
-        Some(Self { function: text(&plain(function)), location, inlined, signal })
+        let (inlined, signal, tail) = (kind == "inlined", kind == "signal", kind == "tail");
+        Some(Self { function: text(&plain(function)), location, inlined, signal, tail })
     }
 
     pub fn of(frame: &Frame) -> Self {
         if frame.signal {
-            return Self { function: None, location: None, inlined: false, signal: true };
+            return Self { function: None, location: None, inlined: false, signal: true, tail: false };
         }
         let file = frame.file.as_deref().and_then(|file| file.rsplit('/').next());
         let location = file.zip(frame.line).map(|(file, line)| format!("{file}:{line}"));
-        Self { function: frame.function.as_deref().map(plain), location, inlined: frame.inlined, signal: false }
+        let (inlined, tail) = (frame.inlined, frame.how == How::TailCall);
+        Self { function: frame.function.as_deref().map(plain), location, inlined, signal: false, tail }
     }
 }
 
@@ -44,7 +47,19 @@ fn plain(function: &str) -> String {
 }
 
 pub fn lines(stack: &Stack) -> Vec<Line> {
-    stack.frames.iter().map(Line::of).collect()
+    lines_of(&stack.frames)
+}
+
+pub fn lines_of(frames: &[Frame]) -> Vec<Line> {
+    let mut frames: Vec<_> = frames.iter().collect();
+    // Of a function that has ended gdb shows the innermost of what was inlined, and says nothing of the others.
+    frames
+        .dedup_by(|outer, inner| outer.how == How::TailCall && inner.how == How::TailCall && outer.ip == inner.ip);
+    let mut lines: Vec<_> = frames.into_iter().map(Line::of).collect();
+    for line in &mut lines {
+        line.inlined &= !line.tail;
+    }
+    lines
 }
 
 /// Whether the lines are the same, but for which of several names a symbol table has for one address.
@@ -57,7 +72,8 @@ pub fn same(ours: &[Line], gdbs: &[Line]) -> bool {
         && ours.iter().zip(gdbs).all(|(ours, gdbs)| {
             let alias = ours.location.is_none() && name(ours) == name(gdbs);
             (alias || ours.function == gdbs.function)
-                && (&ours.location, ours.inlined, ours.signal) == (&gdbs.location, gdbs.inlined, gdbs.signal)
+                && (&ours.location, ours.inlined, ours.signal, ours.tail)
+                    == (&gdbs.location, gdbs.inlined, gdbs.signal, gdbs.tail)
         })
 }
 
@@ -68,6 +84,6 @@ pub fn compare(guest: &Guest, tid: Pid) -> Stack {
     let (ours, gdbs) = (lines(&stack), guest.gdb(tid));
     let show = |lines: &[Line]| lines.iter().fold(String::new(), |text, line| text + &format!("  {line:?}\n"));
     assert!(same(&ours, &gdbs), "ours:\n{}gdb's:\n{}", show(&ours), show(&gdbs));
-    assert!(stack.frames.iter().all(|frame| frame.how == How::Cfi), "{stack:#?}");
+    assert!(stack.frames.iter().all(|frame| matches!(frame.how, How::Cfi | How::TailCall)), "{stack:#?}");
     stack
 }

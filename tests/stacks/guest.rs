@@ -52,6 +52,11 @@ impl Drop for Folder {
     }
 }
 
+/// Programs that the machine needn't have: `SOCKSTRACE_WITHOUT=node,java`.
+pub fn is_left_out(program: &str) -> bool {
+    std::env::var("SOCKSTRACE_WITHOUT").unwrap_or_default().split(',').any(|other| other == program)
+}
+
 pub fn run(program: &str, arguments: &[&str]) {
     let status = Command::new(program).args(arguments).status().unwrap();
     assert!(status.success(), "{program} {arguments:?}");
@@ -127,8 +132,7 @@ impl Guest {
         halt(self.pid(), |registers| look(self.pid(), registers));
     }
 
-    /// gdb's backtrace of a thread. What it makes up of functions that have jumped away into others (tail
-    /// calls) is left out: no such frames are on the stack.
+    /// gdb's backtrace of a thread.
     pub fn gdb(&self, tid: Pid) -> Vec<Line> {
         let script = format!(
             r#"
@@ -140,11 +144,11 @@ frame = gdb.newest_frame()
 while frame is not None:
     if frame.type() == gdb.SIGTRAMP_FRAME:
         print("FRAME\tsignal\t\t")
-    elif frame.type() != gdb.TAILCALL_FRAME:
+    else:
         # gdb says where the innermost will go on; we say which line made the call.
         sal = gdb.find_pc_line(frame.pc() - 1) if frame.level() == 0 else frame.find_sal()
         at = "%s:%d" % (sal.symtab.filename, sal.line) if sal.symtab else ""
-        kind = "inlined" if frame.type() == gdb.INLINE_FRAME else "normal"
+        kind = {{gdb.INLINE_FRAME: "inlined", gdb.TAILCALL_FRAME: "tail"}}.get(frame.type(), "normal")
         print("FRAME\t%s\t%s\t%s" % (kind, frame.name() or "", at))
     frame = frame.older()
 "#

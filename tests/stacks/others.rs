@@ -1,15 +1,8 @@
 //! Other languages and compilers.
 
 use super::compare::{compare, lines};
-use super::guest::{Folder, Guest};
+use super::guest::{Folder, Guest, is_left_out};
 use sockstrace::unwind::{How, Limits};
-use std::fs;
-use std::path::Path;
-use std::process::Command;
-
-fn is_left_out(what: &str) -> bool {
-    std::env::var("SOCKSTRACE_WITHOUT").unwrap_or_default().split(',').any(|other| other == what)
-}
 
 /// The last part of a function's name, without its types. `None` where that was cut in the middle.
 fn last(function: Option<&str>) -> Option<String> {
@@ -104,35 +97,4 @@ fn musl() {
         assert!(stack.frames.iter().skip(certain).all(|frame| frame.how == How::Guess));
         assert!(flags == "-g -O0" || found.iter().any(|function| function == "main"), "{flags}: {stack:#?}");
     }
-}
-
-#[test]
-fn javascript() {
-    if is_left_out("node") {
-        return;
-    }
-    let folder = Folder::new();
-    let script = folder.file("program.js");
-    let source = "const cell = new Int32Array(new SharedArrayBuffer(4));\n\
-        function innermost() { require('fs').writeSync(1, 'ready\\n'); Atomics.wait(cell, 0, 0, 1e6); }\n\
-        function outer(values) { return values.map(function callback() { return innermost(); }); }\n\
-        outer([1]);\n";
-    fs::write(&script, source).unwrap();
-    let mut command = Command::new("node");
-    command.args(["--perf-basic-prof", "--interpreted-frames-native-stack", &script]);
-    // It leaves a log where it is.
-    command.current_dir(&folder.0);
-    let guest = Guest::of(&mut command);
-    let (stack, _) = guest.trace(guest.pid(), Limits::default());
-    let map = format!("/tmp/perf-{}.map", guest.pid());
-    drop(guest);
-    if Path::new(&map).exists() {
-        fs::remove_file(map).unwrap();
-    }
-    let functions: Vec<_> = stack.frames.iter().filter_map(|frame| frame.function.as_deref()).collect();
-    let at = |what: &str| functions.iter().position(|name| name.contains(what) && name.contains("program.js"));
-    let (innermost, callback, outer) = (at("innermost"), at("callback"), at("outer"));
-    assert!(innermost.is_some() && innermost < callback && callback < outer, "{functions:#?}");
-    assert_eq!(stack.truncated, None);
-    assert!(stack.frames.iter().all(|frame| frame.how != How::Guess));
 }

@@ -1,56 +1,73 @@
 //! The function at an address, and those that were inlined there.
 
-use super::super::Symbol;
 use super::super::names::demangle;
+use super::super::{Answer, Symbol};
 use super::lines::{self, Lines};
-use super::unit::{Code, UnitIndex};
-use super::{Fuel, Slice, Spans};
+use super::tail::Calls;
+use super::unit::Code;
+use super::{Fuel, Slice, Spans, View};
 use gimli::{AttributeValue, DebugInfoOffset, DwTag, Dwarf, Unit, UnitHeader, UnitOffset, UnitRef};
 use std::sync::Arc;
 
 /// References from a function to its declaration are no longer than this.
-const HOPS: usize = 16;
+pub(super) const HOPS: usize = 16;
 
 /// Deeper inlining is nobody's.
 const INLINED: usize = 256;
 
-/// The functions at an address of a unit, the innermost inlined one first. `skeleton` is where the lines are
-/// if the unit was split off.
-pub(super) fn at<'a>(
-    dwarf: &Dwarf<Slice<'a>>,
-    unit: &Unit<Slice<'a>>,
-    skeleton: Option<(&Dwarf<Slice<'_>>, &Unit<Slice<'_>>)>,
-    index: &UnitIndex,
-    address: u64,
-    fuel: &Fuel,
-) -> Option<Vec<Symbol>> {
-    let unit = UnitRef::new(dwarf, unit);
-    let outer = skeleton.map_or(unit, |(dwarf, unit)| UnitRef::new(dwarf, unit));
-    let lines = index.lines.get_or_init(|| Lines::of(outer, fuel));
+/// The functions at an address of a unit, the innermost inlined one first.
+pub(super) fn at(view: &View<'_>, address: u64, fuel: &Fuel) -> Option<Answer> {
+    let unit = UnitRef::new(view.dwarf, view.unit);
+    let outer = view.skeleton.map_or(unit, |(dwarf, unit)| UnitRef::new(dwarf, unit));
+    let lines = view.index.lines.get_or_init(|| Lines::of(outer, fuel));
     let location = lines.as_ref().and_then(|lines| lines.at(address));
     let (mut file, mut line) = match location {
         Some((file, line)) => (lines::file_name(outer, file), line),
         None => (None, None),
     };
-    let functions = index.functions.get_or_init(|| functions(unit, false, fuel).unwrap_or_default());
-    let entry = super::find(functions, address).or_else(|| {
-        let nested = index.nested.get_or_init(|| self::functions(unit, true, fuel).unwrap_or_default());
-        super::find(nested, address)
-    });
-    let Some(entry) = entry else {
-        return location.map(|_| vec![Symbol { function: None, file, line, inlined: false }]);
+    let Some(entry) = function(view, address, fuel) else {
+        let symbols = vec![Symbol { function: None, file, line, inlined: false }];
+        return location.map(|_| Answer { symbols, start: None });
     };
-    let entry = UnitOffset(entry);
     let mut symbols = Vec::new();
     // The call sites name files by the table that belongs to the unit itself.
     let files = if unit.line_program.is_some() { unit } else { outer };
     for inlined in inlined(unit, entry, address, fuel).unwrap_or_default().into_iter().rev() {
-        let function = name(dwarf, unit, inlined.entry, fuel);
+        let function = name(view.dwarf, unit, inlined.entry, fuel);
         symbols.push(Symbol { function, file, line, inlined: true });
         (file, line) = (inlined.file.and_then(|file| lines::file_name(files, file)), inlined.line);
     }
-    symbols.push(Symbol { function: name(dwarf, unit, entry, fuel), file, line, inlined: false });
-    Some(symbols)
+    symbols.push(Symbol { function: name(view.dwarf, unit, entry, fuel), file, line, inlined: false });
+    Some(Answer { symbols, start: start(unit, entry, fuel) })
+}
+
+/// The calls of the function at an address.
+pub(super) fn calls(view: &View<'_>, address: u64, fuel: &Fuel) -> Option<Calls> {
+    let entry = function(view, address, fuel)?;
+    Calls::of(view.dwarf, UnitRef::new(view.dwarf, view.unit), entry, fuel)
+}
+
+/// The entry of the function that the code at an address belongs to.
+fn function(view: &View<'_>, address: u64, fuel: &Fuel) -> Option<UnitOffset> {
+    let unit = UnitRef::new(view.dwarf, view.unit);
+    let functions = view.index.functions.get_or_init(|| functions(unit, false, fuel).unwrap_or_default());
+    let entry = super::find(functions, address).or_else(|| {
+        let nested = view.index.nested.get_or_init(|| self::functions(unit, true, fuel).unwrap_or_default());
+        super::find(nested, address)
+    })?;
+    Some(UnitOffset(entry))
+}
+
+/// Where a function is entered.
+fn start(unit: UnitRef<'_, Slice<'_>>, entry: UnitOffset, fuel: &Fuel) -> Option<u64> {
+    let mut entries = unit.entries_raw(Some(entry)).ok()?;
+    let abbreviation = entries.read_abbreviation().ok()??;
+    fuel.spend(abbreviation.attributes().len() as u64)?;
+    let mut code = Code::default();
+    for specification in abbreviation.attributes() {
+        code.note(unit, &entries.read_attribute(*specification).ok()?);
+    }
+    code.start(unit, fuel)
 }
 
 /// Whether functions may be found under an entry of this kind.
@@ -345,7 +362,11 @@ enum At {
 }
 
 /// The header of the unit that an entry lies in.
-fn unit_of<'a>(dwarf: &Dwarf<Slice<'a>>, offset: DebugInfoOffset, fuel: &Fuel) -> Option<UnitHeader<Slice<'a>>> {
+pub(super) fn unit_of<'a>(
+    dwarf: &Dwarf<Slice<'a>>,
+    offset: DebugInfoOffset,
+    fuel: &Fuel,
+) -> Option<UnitHeader<Slice<'a>>> {
     let mut headers = dwarf.units();
     while let Some(header) = headers.next().ok()? {
         fuel.spend(1)?;

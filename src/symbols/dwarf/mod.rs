@@ -4,18 +4,21 @@ mod functions;
 mod lines;
 mod reach;
 mod split;
+mod tail;
 mod unit;
 
-use super::Symbol;
+use super::Answer;
 use crate::unwind::Module;
 use crate::unwind::modules::elf::Elf;
 use crate::unwind::modules::separate;
-use gimli::{DebugAranges, DebugInfoOffset, Dwarf, EndianSlice, LittleEndian, SectionId};
+use gimli::{DebugAranges, DebugInfoOffset, Dwarf, EndianSlice, LittleEndian, SectionId, Unit};
 use reach::Reach;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use unit::UnitIndex;
+
+pub(super) use tail::{Calls, Named, Search};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -27,9 +30,14 @@ const FUEL: u64 = 50_000_000;
 const UNITS: usize = 512;
 
 /// How much work may still be done.
-struct Fuel(Cell<u64>);
+pub(super) struct Fuel(Cell<u64>);
 
 impl Fuel {
+    /// For one question.
+    pub fn new() -> Self {
+        Self(Cell::new(FUEL))
+    }
+
     fn spend(&self, amount: u64) -> Option<()> {
         self.0.set(self.0.get().checked_sub(amount)?);
         Some(())
@@ -65,18 +73,19 @@ impl Debug {
         })
     }
 
+    fn elf<'m>(&self, module: &'m Module) -> Option<&'m Elf> {
+        if self.separate { module.separate() } else { module.elf() }
+    }
+
     /// The functions at an address, the innermost inlined one first. `None` if nothing is known.
-    pub fn at(&self, module: &Module, address: u64) -> Option<Vec<Symbol>> {
-        let elf = if self.separate { module.separate()? } else { module.elf()? };
-        let fuel = Fuel(Cell::new(FUEL));
+    pub fn at(&self, module: &Module, address: u64) -> Option<Answer> {
+        let elf = self.elf(module)?;
+        let fuel = Fuel::new();
         let (spans, with_aranges) = self.aranges.get_or_init(|| aranges(elf, &fuel));
         let known = find(spans, address);
         let of_unit = |offset: usize, reach: Option<&Reach>| {
-            let mut dwarf = load(elf, reach);
-            if let Some(alternate) = &self.alternate {
-                dwarf.set_sup(load(alternate, None));
-            }
-            self.in_unit(&dwarf, module, offset, address, &fuel)
+            let dwarf = self.load(elf, reach);
+            self.in_unit(&dwarf, module, offset, |view| functions::at(view, address, &fuel))?
         };
         let mut seen = None;
         if let Some(offset) = known {
@@ -86,11 +95,11 @@ impl Debug {
             if let Some(reach) = &reach {
                 seen = of_unit(offset, Some(reach));
             }
-            if !is_whole(seen.as_deref()) && reach.is_none_or(|reach| !reach.is_everything(elf)) {
+            if !is_whole(seen.as_ref()) && reach.is_none_or(|reach| !reach.is_everything(elf)) {
                 self.units.lock().unwrap_or_else(PoisonError::into_inner).remove(&offset);
                 seen = of_unit(offset, None);
             }
-            if is_whole(seen.as_deref()) {
+            if is_whole(seen.as_ref()) {
                 return seen;
             }
         }
@@ -101,14 +110,36 @@ impl Debug {
         }
     }
 
-    fn in_unit(
+    /// The calls of the function at an address.
+    pub fn calls(&self, module: &Module, address: u64, fuel: &Fuel) -> Option<Calls> {
+        let elf = self.elf(module)?;
+        let of_unit = |offset| {
+            let dwarf = self.load(elf, Reach::of(elf, offset).as_ref());
+            self.in_unit(&dwarf, module, offset, |view| functions::calls(view, address, fuel)).flatten()
+        };
+        let (spans, with_aranges) = self.aranges.get_or_init(|| aranges(elf, fuel));
+        find(spans, address).and_then(of_unit).or_else(|| {
+            let others = self.others.get_or_init(|| unit::spans(&load(elf, None), with_aranges, fuel));
+            find(others, address).and_then(of_unit)
+        })
+    }
+
+    fn load<'a>(&'a self, elf: &'a Elf, reach: Option<&Reach>) -> Dwarf<Slice<'a>> {
+        let mut dwarf = load(elf, reach);
+        if let Some(alternate) = &self.alternate {
+            dwarf.set_sup(load(alternate, None));
+        }
+        dwarf
+    }
+
+    /// Calls with a unit, or with what was split off from it.
+    fn in_unit<T>(
         &self,
         dwarf: &Dwarf<Slice<'_>>,
         module: &Module,
         offset: usize,
-        address: u64,
-        fuel: &Fuel,
-    ) -> Option<Vec<Symbol>> {
+        use_it: impl Fn(&View<'_>) -> T,
+    ) -> Option<T> {
         let lock = || self.units.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lock().get(&offset).cloned();
         let index = known.unwrap_or_else(|| {
@@ -120,20 +151,30 @@ impl Debug {
         });
         let header = dwarf.unit_header(DebugInfoOffset(offset)).ok()?;
         let unit = dwarf.unit(header).ok()?;
+        let index = &index;
         if unit.dwo_id.is_some()
-            && let Some(symbols) = self.split.with(dwarf, &unit, module.path(), |dwo, inner| {
-                functions::at(dwo, inner, Some((dwarf, &unit)), &index, address, fuel)
+            && let Some(found) = self.split.with(dwarf, &unit, module.path(), |dwo, inner| {
+                use_it(&View { dwarf: dwo, unit: inner, skeleton: Some((dwarf, &unit)), index })
             })
         {
-            return symbols;
+            return Some(found);
         }
-        functions::at(dwarf, &unit, None, &index, address, fuel)
+        Some(use_it(&View { dwarf, unit: &unit, skeleton: None, index }))
     }
 }
 
+/// A unit and where it belongs.
+struct View<'a> {
+    dwarf: &'a Dwarf<Slice<'a>>,
+    unit: &'a Unit<Slice<'a>>,
+    /// Where the lines are, if the unit was split off.
+    skeleton: Option<(&'a Dwarf<Slice<'a>>, &'a Unit<Slice<'a>>)>,
+    index: &'a UnitIndex,
+}
+
 /// Whether nothing is left to be found.
-fn is_whole(symbols: Option<&[Symbol]>) -> bool {
-    symbols.is_some_and(|symbols| symbols.iter().all(|symbol| symbol.function.is_some()))
+fn is_whole(answer: Option<&Answer>) -> bool {
+    answer.is_some_and(|answer| answer.symbols.iter().all(|symbol| symbol.function.is_some()))
 }
 
 /// The sections that are needed here, of which only the compressed ones cost anything.

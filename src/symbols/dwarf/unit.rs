@@ -71,6 +71,16 @@ impl Code {
         Some(())
     }
 
+    /// Where the function is entered: in the first range, wherever the others lie.
+    pub fn start(&self, unit: UnitRef<'_, Slice<'_>>, fuel: &Fuel) -> Option<u64> {
+        let mut start = None;
+        self.each(unit, fuel, |begin, _| {
+            start = Some(begin);
+            false
+        })?;
+        start
+    }
+
     /// Whether an address is among them.
     pub fn contains(&self, unit: UnitRef<'_, Slice<'_>>, address: u64, fuel: &Fuel) -> bool {
         let mut inside = false;

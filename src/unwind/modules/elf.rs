@@ -196,30 +196,37 @@ impl Elf {
 
     /// The value of a defined symbol of the dynamic symbol table.
     #[must_use]
-    pub fn dynamic_symbol(&self, name: &str) -> Option<u64> {
-        self.symbol_of(".dynsym", name)
+    pub fn dynamic_symbol(&self, name: impl AsRef<[u8]>) -> Option<u64> {
+        self.symbol_of(".dynsym", name.as_ref(), true)
     }
 
     /// The value of a defined symbol of the full symbol table.
     #[must_use]
-    pub fn symbol(&self, name: &str) -> Option<u64> {
-        self.symbol_of(".symtab", name)
+    pub fn symbol(&self, name: impl AsRef<[u8]>) -> Option<u64> {
+        self.symbol_of(".symtab", name.as_ref(), true)
     }
 
-    fn symbol_of(&self, table: &str, name: &str) -> Option<u64> {
+    /// Whether the dynamic symbol table wants a symbol from another file.
+    #[must_use]
+    pub fn imports(&self, name: impl AsRef<[u8]>) -> bool {
+        self.symbol_of(".dynsym", name.as_ref(), false).is_some()
+    }
+
+    fn symbol_of(&self, table: &str, name: &[u8], is_defined: bool) -> Option<u64> {
         let table = self.section(table)?;
         let (symbols, strings) = (self.raw_data(table)?, self.raw_data(self.section_at(table.link)?)?);
         let size = if self.is_64 { 24 } else { 16 };
         symbols.chunks_exact(size).find_map(|symbol| {
             let at = u32::from_le_bytes(*symbol.first_chunk()?);
-            let found =
-                strings.get(usize::try_from(at).ok()?..)?.strip_prefix(name.as_bytes())?.first() == Some(&0);
+            let found = strings.get(usize::try_from(at).ok()?..)?.strip_prefix(name)?.first();
+            // The full table may have the version behind the name: `name@@GLIBC_2.2.5`.
+            let found = matches!(found, Some(0 | b'@'));
             let (section, value) = if self.is_64 {
                 (symbol.get(6..8)?, u64::from_le_bytes(*symbol.get(8..)?.first_chunk()?))
             } else {
                 (symbol.get(14..16)?, u32::from_le_bytes(*symbol.get(4..)?.first_chunk()?).into())
             };
-            (found && section != [0, 0]).then_some(value)
+            (found && (section != [0, 0]) == is_defined).then_some(value)
         })
     }
 

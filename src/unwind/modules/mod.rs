@@ -7,6 +7,7 @@ pub mod open;
 pub mod separate;
 
 use super::Mapping;
+use super::arch::Call;
 use super::cfi::Tables;
 use super::go;
 use super::python::Interpreter;
@@ -112,6 +113,18 @@ impl Module {
         self.elf()?.build_id.as_ref()
     }
 
+    /// The call that stands before an address (as linked), if no register says where it leads.
+    pub(crate) fn fixed_call_before(&self, address: u64) -> Option<FixedCall> {
+        let elf = self.elf()?;
+        let spec = elf.arch.spec();
+        let from = address.checked_sub(spec.window as u64)?;
+        match (spec.call_before)(elf.at_address(from)?.get(..spec.window)?)? {
+            Call::Direct(offset) => Some(FixedCall::To(address.wrapping_add_signed(offset) & spec.address_mask)),
+            Call::Slot => Some(FixedCall::BySlot),
+            Call::Indirect => None,
+        }
+    }
+
     /// What it is as an interpreter of Python, if it is one.
     pub(super) fn interpreter(&self) -> Option<Interpreter> {
         *self.interpreter.get_or_init(|| self.elf().and_then(Interpreter::of))
@@ -130,6 +143,15 @@ impl Module {
     fn is_current(&self) -> bool {
         self.file.as_ref().is_none_or(|file| Identity::of(file) == self.identity)
     }
+}
+
+/// Where a call leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FixedCall {
+    /// To this address, as linked.
+    To(u64),
+    /// To what the dynamic linker has put into a slot.
+    BySlot,
 }
 
 /// What a mapping says of its file.

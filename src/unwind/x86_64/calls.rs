@@ -8,6 +8,10 @@ pub(in crate::unwind) fn call_before(code: &[u8]) -> Option<Call> {
     if let Some([0xe8, offset @ ..]) = code.last_chunk::<5>() {
         return Some(Call::Direct(i64::from(i32::from_le_bytes(*offset))));
     }
+    // call *displacement(%rip), or *address in 32 bits
+    if let Some([0xff, 0x15, ..]) = code.last_chunk::<6>() {
+        return Some(Call::Slot);
+    }
     // call r/m: ff /2, with a length that its ModRM and SIB bytes give.
     let indirect = (2..=7).any(|length: usize| {
         let Some(from) = code.len().checked_sub(length) else { return false };
@@ -49,13 +53,13 @@ mod tests {
             &[0xff, 0x14, 0xc3],             // call *(%rbx,%rax,8)
             &[0xff, 0x54, 0x24, 0x08],       // call *8(%rsp)
             &[0xff, 0x50, 0x18],             // call *24(%rax)
-            &[0xff, 0x15, 1, 2, 3, 4],       // call *0x4030201(%rip)
             &[0xff, 0x90, 0, 1, 0, 0],       // call *256(%rax)
             &[0xff, 0x94, 0x24, 0, 1, 0, 0], // call *256(%rsp)
             &[0xff, 0x14, 0xc5, 0, 0, 0, 0], // call *0(,%rax,8)
         ] {
             assert_eq!(call_before(call), Some(Call::Indirect), "{call:x?}");
         }
+        assert_eq!(call_before(&[0xff, 0x15, 1, 2, 3, 4]), Some(Call::Slot)); // call *0x4030201(%rip)
         for other in [&[][..], &[0xff], &[0xff, 0xe0], &[0xff, 0x14], &[0xff, 0x50, 0, 0], &[0x90; 8]] {
             assert_eq!(call_before(other), None, "{other:x?}");
         }
