@@ -1,11 +1,12 @@
 #!/usr/bin/python3
-"""What redirecting costs: benches/redirect.py SOCKSTRACE [ROUNDS] [MIB] [microsocks|dante]
+"""What redirecting and inspecting cost: benches/redirect.py SOCKSTRACE [ROUNDS] [MIB] [microsocks|dante]
 
-A download over loopback, and setting a connection up, in a network namespace of their own: direct; by a client
-that speaks SOCKS itself; redirected by sockstrace; by torsocks, proxychains4 and redsocks (nftables sends its
-connections there). The proxy is the same in all: dante, or microsocks, which copies a KiB at a time and hides what
-the rest costs. Ways take turns; ratios are to the
-client that speaks SOCKS itself in the same round (above 1: better): their median and quartiles. As root.
+A download over loopback, setting a connection up, and small requests on one that stands, in a network namespace of
+their own: direct; by a client that speaks SOCKS itself; the same with its handshake inspected, and isolated;
+redirected by sockstrace; by torsocks, proxychains4 and redsocks (nftables sends its connections there). The proxy is
+the same in all: dante, or microsocks, which copies a KiB at a time and hides what the rest costs. Ways take turns;
+ratios are to the client that speaks SOCKS itself in the same round (above 1: better): their median and quartiles. As
+root.
 """
 
 import os
@@ -22,6 +23,7 @@ import time
 SERVER, PROXY = ("203.0.113.5", 8000), ("203.0.113.9", 1080)
 REDSOCKS = 12345
 CONNECTS = 300
+REQUESTS = 2000
 
 CLIENT = r"""
 import socket, struct, sys, time
@@ -50,6 +52,17 @@ if what == "bulk":
             sys.exit("it ended early")
         left -= got
     print(time.perf_counter() - start)
+elif what == "request":
+    sock = connect()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    times = []
+    for _ in range(amount):
+        start = time.perf_counter()
+        sock.sendall(b"100\n")
+        sock.recv(100, socket.MSG_WAITALL)
+        times.append(time.perf_counter() - start)
+    times.sort()
+    print(times[len(times) // 2])
 else:
     times = []
     for _ in range(amount):
@@ -71,15 +84,17 @@ def serve():
 
     def one(sock):
         try:
-            line = b""
-            while not line.endswith(b"\n"):
-                piece = sock.recv(100)
-                if not piece:
-                    return
-                line += piece
-            left = int(line)
-            while left > 0:
-                left -= sock.send(chunk[: min(left, len(chunk))])
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while True:
+                line = b""
+                while not line.endswith(b"\n"):
+                    piece = sock.recv(100)
+                    if not piece:
+                        return
+                    line += piece
+                left = int(line)
+                while left > 0:
+                    left -= sock.send(chunk[: min(left, len(chunk))])
         except OSError:
             pass
         finally:
@@ -138,12 +153,17 @@ def main():
     url = f"socks5://{PROXY[0]}:{PROXY[1]}"
     client = write("client.py", CLIENT)
     python = ["/usr/bin/python3", client]
-    trace = [program, "--stack=never", "-o", "/dev/null", "--on-leak=redirect", f"--proxy={url}"]
+    plain = [program, "--stack=never", "-o", "/dev/null", f"--proxy={url}"]
+    trace = [*plain, "--on-leak=redirect"]
+    inspect = [*plain, "--socks-auth=any"]
     ways = {
         "direct": python + ["direct"],
         "socks client": python + ["socks"],
         "sockstrace": [*trace, "--backend=seccomp", *python, "direct"],
         "sockstrace, ptrace": [*trace, "--backend=ptrace", *python, "direct"],
+        "inspected": [*inspect, "--backend=seccomp", *python, "socks"],
+        "inspected, ptrace": [*inspect, "--backend=ptrace", *python, "socks"],
+        "isolated": [*plain, "--isolate", *python, "socks"],
         "torsocks": ["env", f"TORSOCKS_CONF_FILE={torsocks}", "torsocks", *python, "direct"],
         "proxychains4": ["proxychains4", "-q", "-f", chains, *python, "direct"],
     }
@@ -164,7 +184,7 @@ def main():
         if subprocess.run(["nft", rules], check=False).returncode == 0:
             ways["redsocks"] = ["setpriv", "--regid=65533", "--clear-groups", *python, "direct"]
     results = {}
-    for what, amount in (("bulk", size), ("connect", CONNECTS)):
+    for what, amount in (("bulk", size), ("connect", CONNECTS), ("request", REQUESTS)):
         for _ in range(rounds):
             for way, words in ways.items():
                 run = subprocess.run([*words, what, str(amount)], capture_output=True, text=True, check=False)
@@ -176,7 +196,7 @@ def main():
         child.terminate()
     os.kill(server, signal.SIGKILL)
     shutil.rmtree(directory)
-    for what, unit in (("bulk", "MiB/s"), ("connect", "µs")):
+    for what, unit in (("bulk", "MiB/s"), ("connect", "µs"), ("request", "µs")):
         print(f"{what:22}{unit:>10}  ratio")
         for way in ways:
             if (what, way) in results:

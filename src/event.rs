@@ -33,6 +33,8 @@ pub struct Event {
 pub enum Body {
     /// A call was judged.
     Syscall(Call),
+    /// The SOCKS handshake of a connection was judged.
+    Socks(Socks),
     /// A process runs a new program, or ended.
     Process(Process),
     /// A TCP connection's state changed.
@@ -136,6 +138,39 @@ impl Call {
             self.errno = None;
         }
     }
+}
+
+/// A judged SOCKS handshake.
+#[derive(Debug, Clone, Serialize)]
+pub struct Socks {
+    /// The call that made the connection, and the verdict.
+    #[serde(flatten)]
+    pub call: Call,
+    /// What was seen of the handshake.
+    pub socks: Handshake,
+}
+
+/// What was seen of a SOCKS handshake, in names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Handshake {
+    /// The authentication methods that the program offered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offered: Option<Vec<String>>,
+    /// The method that the proxy chose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<String>,
+    /// The username, shortened unless the user wants to see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The password, in the same way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// What was asked for: `connect`, `resolve`, …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<&'static str>,
+    /// Where to: host (a name or an address) and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
 }
 
 /// What the policy says.

@@ -6,11 +6,11 @@ use crate::capture::{self, Recording};
 use crate::cli::FAILURE;
 use crate::config::{BackendChoice, Config, Leftover, OnLeak, Stack, Trace};
 use crate::dns::Mode;
-use crate::isolate::Isolation;
+use crate::isolate::{Isolation, covers};
 use crate::operation::interest::{self, Interest};
 use crate::output::Recorder;
 use crate::output::live::{self, LiveLine};
-use crate::pipeline::{OnProgramEnd, Pipeline};
+use crate::pipeline::{OnProgramEnd, Pipeline, lands_connections};
 use crate::policy::strict;
 use crate::redirect::datagrams::Datagrams;
 use nix::errno::Errno;
@@ -74,7 +74,8 @@ fn try_run(mut config: Config, inherited: Inherited, program_ended: OnProgramEnd
         None => return Err(BackendError::Failed("running nothing".into(), Errno::EINVAL)),
     };
     let choice = config.backend;
-    let isolation = if config.isolate { Some(Isolation::new(config.policy.networks())?) } else { None };
+    let isolation =
+        if config.isolate { Some(Isolation::new(config.policy.networks(), covers(&config.policy))?) } else { None };
     plan.namespaces = isolation.as_ref().map(Isolation::namespaces);
     let pipeline = Pipeline::new(config, recorder, program_ended);
     let mut pipeline = pipeline.map_err(BackendError::doing("setting signals up"))?;
@@ -84,7 +85,7 @@ fn try_run(mut config: Config, inherited: Inherited, program_ended: OnProgramEnd
     if let Some(wish) = wish {
         pipeline.capture(Recording::start(wish).map_err(BackendError::Unavailable)?, judged);
     }
-    let pipeline = Arc::new(pipeline);
+    let pipeline = pipeline.share();
     let mut command = Command { program, arguments, inherited, severed: Vec::new() };
     let line = is_live.then(|| {
         let pipeline = Arc::clone(&pipeline);
@@ -92,11 +93,12 @@ fn try_run(mut config: Config, inherited: Inherited, program_ended: OnProgramEnd
     });
     let ended = run_on(choice, &pipeline, &mut command, &plan);
     drop(line);
+    // The last handshakes may be judged yet.
+    pipeline.settle();
     let status = match ended {
         Ok(ended) => pipeline.exit_status(ended),
         Err(error) => complain(&error),
     };
-    pipeline.settle();
     pipeline.finish(i32::from(status));
     Ok(status)
 }
@@ -117,7 +119,7 @@ fn plan(config: &Config) -> Plan {
         disclosure: policy.judges_disclosure(),
         peers: config.dns != Mode::Judge
             || (redirects && policy.first_proxy().is_some_and(Datagrams::may_be_offered)),
-        redirects,
+        redirects: lands_connections(config),
     };
     Plan {
         traps: interest::traps(interest),

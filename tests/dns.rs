@@ -163,6 +163,38 @@ fn every_way_of_asking_is_answered_as_natively() {
     });
 }
 
+/// Under `--isolate`, where there is no way to a name server.
+#[test]
+fn from_within_isolation() {
+    with_privilege("from_within_isolation", || {
+        let mut cases = Vec::new();
+        for backend in BACKENDS {
+            for user in users() {
+                cases.extend(["block", "redirect", "log"].map(|on_leak| (backend, user, on_leak)));
+            }
+        }
+        run_all(
+            &cases,
+            |case| format!("{case:?}"),
+            |&(backend, user, on_leak)| {
+                let command = [programs().dns.as_os_str(), SERVERS[0].as_ref(), SERVERS[1].as_ref()];
+                let scene = Scene::new();
+                let home = scene.world.home(user);
+                let native = scene.world.run(None, user, &home).program(command).run();
+                let scene = Scene::new();
+                scene.begin();
+                let run = scene.run(backend, user).on_leak(on_leak).args([TCP, "--isolate"]);
+                let outcome = run.program(command).run();
+                let mut wrong = wrong(&outcome, &scene);
+                if outcome.stdout != native.stdout || outcome.stdout.is_empty() {
+                    wrong.push(format!("natively:\n{}\nisolated:\n{}", native.stdout, outcome.stdout));
+                }
+                verdict(&wrong, &outcome)
+            },
+        );
+    });
+}
+
 /// A program that resolves a name: its command, and what it prints.
 struct Client {
     name: &'static str,

@@ -132,6 +132,13 @@ choices! {
         Block = "block",
     }
 
+    pub(super) enum SocksAuth {
+        #[default]
+        Any = "any",
+        Required = "required",
+        Tor = "tor",
+    }
+
     pub(super) enum Syscalls {
         #[default]
         All = "all",

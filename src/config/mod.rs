@@ -20,15 +20,18 @@ use crate::cli::Run;
 use crate::dns::Mode;
 use crate::dns::names::is_pooled;
 use crate::policy::{Policy, PolicyOptions, Scheme, redact};
-use choices::{Choice, Disclosure, Incoming, Syscalls, Unix};
+use crate::proxy::handshake::{Auth, Rules};
+use choices::{Choice, Disclosure, Incoming, SocksAuth, Syscalls, Unix};
 use nix::errno::Errno;
 use options::{Given, Layers, variable};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// What the user asked for, checked.
+#[allow(clippy::struct_excessive_bools, reason = "independent options, each named at its use")]
 #[derive(Debug)]
 pub struct Config {
     /// How system calls are intercepted.
@@ -59,6 +62,10 @@ pub struct Config {
     pub output: Option<PathBuf>,
     /// Exit status when PROGRAM succeeded but leaked: 0 to 255.
     pub leak_exit_code: i32,
+    /// What SOCKS5 handshakes with a proxy must show; `None`: they aren't looked at.
+    pub handshake: Option<Arc<Rules>>,
+    /// Usernames and passwords are written in full.
+    pub show_secrets: bool,
     /// PROGRAM runs in a network namespace without a link to the outside.
     pub isolate: bool,
     /// PROGRAM runs in a user namespace of its own.
@@ -108,6 +115,7 @@ impl Config {
         let leak_exit_code = parsed("leak_exit_code", layers.leak_exit_code.as_ref(), exit_code)?;
         let dns: Mode = parsed("dns", layers.dns.as_ref(), str::parse)?.unwrap_or_default();
         let policy = policy(&layers, dns)?;
+        let handshake = handshake(&layers)?;
         let on_leak = if watching.is_some() { OnLeak::Log } else { choice("on_leak", layers.on_leak.as_ref())? };
         check_dns(&layers, dns, &policy, on_leak)?;
         let (isolate_by, isolate_format) = isolation(&layers, &policy, on_leak)?;
@@ -131,6 +139,8 @@ impl Config {
             format: choice("format", layers.format.as_ref())?,
             output: layers.output.as_ref().map(output).transpose()?,
             leak_exit_code: leak_exit_code.unwrap_or(DEFAULT_LEAK_EXIT_CODE),
+            handshake: handshake.map(Arc::new),
+            show_secrets: layers.show_secrets.as_ref().is_some_and(|given| given.value),
             isolate: isolates(&layers),
             user_namespace: layers.user_namespace.is_some_and(|given| given.value),
             watching,
@@ -189,6 +199,23 @@ fn policy(layers: &Layers, dns: Mode) -> Result<Policy, ConfigError> {
         incoming: judges_incoming(layers)?.then_some(allow_incoming),
     };
     Policy::new(options).map_err(|why| ConfigError(format!("the rules can't be compiled: {why}")))
+}
+
+/// `--socks-auth`, `--socks-isolation` (which implies `required`) and `--socks-names`.
+fn handshake(layers: &Layers) -> Result<Option<Rules>, ConfigError> {
+    let isolation = parsed("socks_isolation", layers.socks_isolation.as_ref(), |text| {
+        regex::bytes::Regex::new(text).map_err(|error| error.to_string())
+    })?;
+    let names = layers.socks_names.as_ref().is_some_and(|given| given.value);
+    let auth = parsed("socks_auth", layers.socks_auth.as_ref(), SocksAuth::from_word)?.map(|auth| match auth {
+        SocksAuth::Any => Auth::Any,
+        SocksAuth::Required => Auth::Required,
+        SocksAuth::Tor => Auth::Tor,
+    });
+    if auth.is_none() && isolation.is_none() && !names {
+        return Ok(None);
+    }
+    Ok(Some(Rules { auth: auth.unwrap_or_default(), isolation, names }))
 }
 
 fn isolates(layers: &Layers) -> bool {

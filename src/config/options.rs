@@ -169,6 +169,12 @@ options! {
     #[arg(value_name = "REGEX", help_heading = "What is a leak")]
     socks_isolation: String,
 
+    /// A SOCKS5 request to a proxy must be for a name: one for an address is a sign that the name was resolved
+    /// past the proxy; implies --socks-auth any
+    #[arg(value_name = "BOOL", help_heading = "What is a leak",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
+    socks_names: bool,
+
     /// What becomes of DNS queries: judge (as any traffic); redirect (the first --proxy resolves them:
     /// Tor's RESOLVE); redirect=tcp://RESOLVER[:PORT] (they go to that resolver, by TCP through the
     /// proxy); or redirect=map (they are answered with addresses that stand for the names)
@@ -214,6 +220,11 @@ options! {
     /// Which events are written: leaks or all [default: leaks]
     #[arg(value_name = "WHICH", help_heading = "What is written")]
     trace: String,
+
+    /// Write usernames and passwords of SOCKS5 handshakes in full
+    #[arg(value_name = "BOOL", help_heading = "What is written",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
+    show_secrets: bool,
 
     /// Stack traces: auto (on leaks), always (on every event that is written) or never [default: auto]
     #[arg(value_name = "WHEN", help_heading = "What is written")]

@@ -26,8 +26,19 @@ pub struct Watching {
 const STATES: &str = "set_state";
 
 /// Options that say what becomes of calls or of PROGRAM, and so mean nothing where calls are only seen.
-const WITHOUT_MEANING: [&str; 7] =
-    ["block_errno", "leak_exit_code", "leftover", "user_namespace", "syscalls", "isolate", "live"];
+const WITHOUT_MEANING: [&str; 11] = [
+    "block_errno",
+    "leak_exit_code",
+    "leftover",
+    "user_namespace",
+    "syscalls",
+    "isolate",
+    "live",
+    "socks_auth",
+    "socks_isolation",
+    "socks_names",
+    "show_secrets",
+];
 
 /// The keys of `--filter`.
 const KEYS: &str = "pid=PID (with its descendants), name=NAME, uid=USER, cgroup=PATH, netns=PATH or number, \

@@ -6,7 +6,7 @@ use super::ConfigError;
 use super::options::Layers;
 
 /// Options, spelled as in [`Layers`], with the values that don't work; none named means any.
-const OPTIONS: &[(&str, &[&str])] = &[("pid", &[]), ("socks_auth", &[]), ("socks_isolation", &[])];
+const OPTIONS: &[(&str, &[&str])] = &[("pid", &[])];
 
 /// Fails if something is asked for that isn't built.
 pub(super) fn check(layers: &Layers) -> Result<(), ConfigError> {

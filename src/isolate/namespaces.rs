@@ -13,6 +13,7 @@ use nix::unistd::{Pid, pipe2, read, write};
 use sockstrace_backend::proc::Status;
 use sockstrace_backend::{BackendError, Namespaces, signals};
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,22 +39,45 @@ pub struct Founded {
 }
 
 impl Founded {
-    /// Makes a user namespace in which every id is what it is here, as far as we may map it, and in it a
-    /// network namespace with nothing in it.
+    /// Makes a user namespace in which every id is what it is here, as far as we may map it, one more in it, and in
+    /// that a network namespace with nothing in it.
     ///
     /// # Errors
     /// Where the kernel or this user can't: names what to look at.
-    pub fn new() -> Result<Self, BackendError> {
-        let mut child = Child::start(found).map_err(BackendError::doing("making namespaces for --isolate"))?;
+    pub fn new(covered: Vec<CString>) -> Result<Self, BackendError> {
+        let making = || BackendError::doing("making namespaces for --isolate");
+        let mapping = || BackendError::doing("mapping user ids into the user namespace of --isolate");
+        let maps = Maps::of_ours().map_err(mapping())?;
+        // SAFETY: the child has made them in the table that it shares with us, for us to own.
+        let own = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
+
+        let mut child = Child::start(found_holder).map_err(making())?;
+        let [errno, holder, ..] = child.report().map_err(refused)?;
+        if errno != 0 {
+            return Err(refused(Errno::from_raw(errno)));
+        }
+        let holder = own(holder);
+        maps.write(child.pid).map_err(mapping())?;
+        drop(child);
+
+        let inside = holder.as_raw_fd();
+        let mut child = Child::start(move || found(inside)).map_err(making())?;
         let [errno, user, network, control, netlink, ..] = child.report().map_err(refused)?;
         if errno != 0 {
             return Err(refused(Errno::from_raw(errno)));
         }
-        // SAFETY: the child has made them in the table that it shares with us, for us to own.
-        let own = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
-        let namespaces = Namespaces { user: own(user), network: own(network) };
+        let namespaces = Namespaces { holder, covered, user: own(user), network: own(network) };
         let founded = Self { namespaces: Arc::new(namespaces), control: own(control), netlink: own(netlink) };
-        map_ids(child.pid).map_err(BackendError::doing("mapping user ids into the user namespace of --isolate"))?;
+        // Only who is in its parent may map ids into a namespace.
+        let pid = child.pid;
+        let write = move || {
+            enter(inside, libc::CLONE_NEWUSER)?;
+            maps.write(pid).map(|()| [0; REPORTED])
+        };
+        let [errno, ..] = Child::start(write).and_then(|mut writer| writer.report()).map_err(mapping())?;
+        if errno != 0 {
+            return Err(mapping()(Errno::from_raw(errno)));
+        }
         Ok(founded)
     }
 }
@@ -74,12 +98,31 @@ fn refused(errno: Errno) -> BackendError {
     BackendError::Failed(what.into(), errno)
 }
 
-/// In the child.
-fn found() -> Result<Report, Errno> {
+fn enter(namespace: RawFd, kind: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: takes integers only.
+    Errno::result(unsafe { libc::setns(namespace, kind) }).map(drop)
+}
+
+/// In the first child.
+fn found_holder() -> Result<Report, Errno> {
     let mut report = [-1; REPORTED];
+    // SAFETY: integers and a constant path.
+    let user = unsafe {
+        Errno::result(libc::unshare(libc::CLONE_NEWUSER))?;
+        Errno::result(libc::open(c"/proc/self/ns/user".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC))?
+    };
+    report.iter_mut().zip([0, user]).for_each(|(to, from)| *to = from);
+    Ok(report)
+}
+
+/// In the second child.
+fn found(holder: RawFd) -> Result<Report, Errno> {
+    let mut report = [-1; REPORTED];
+    enter(holder, libc::CLONE_NEWUSER)?;
     // SAFETY: integers and constant paths.
     let fds = unsafe {
         Errno::result(libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET))?;
+        disable_mptcp();
         let flags = libc::O_RDONLY | libc::O_CLOEXEC;
         [
             Errno::result(libc::open(c"/proc/self/ns/user".as_ptr(), flags))?,
@@ -96,24 +139,68 @@ fn found() -> Result<Report, Errno> {
     Ok(report)
 }
 
-/// Gives the child's user namespace the ids that we have, under the same numbers: all of ours where we may
-/// (`CAP_SETUID`, `CAP_SETGID`), else the own ones alone: `user_namespaces(7)`.
-fn map_ids(child: Pid) -> Result<(), Errno> {
-    const CAP_SETGID: u64 = 1 << 6;
-    const CAP_SETUID: u64 = 1 << 7;
-    let may_map_all = Status::of(Pid::this())?.capabilities & (CAP_SETUID | CAP_SETGID) == CAP_SETUID | CAP_SETGID;
-    let put = |file: &str, content: &str| {
-        // In one write, as the kernel wants it.
-        fs::write(format!("/proc/{child}/{file}"), content).map_err(|error| errno_of(&error))
-    };
-    if may_map_all {
-        put("uid_map", &identity("/proc/self/uid_map")?)?;
-        return put("gid_map", &identity("/proc/self/gid_map")?);
+/// Has the kernel answer as one without multipath TCP, so that programs do with TCP: the sockets of the former
+/// can't be held until a connection is made outside. Where it can't be written (no MPTCP, /proc/sys read-only)
+/// they are refused one by one.
+fn disable_mptcp() {
+    // SAFETY: constant strings; the descriptor was made here.
+    unsafe {
+        let fd = libc::open(c"/proc/sys/net/mptcp/enabled".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if fd >= 0 {
+            libc::write(fd, c"0".as_ptr().cast(), 1);
+            libc::close(fd);
+        }
     }
-    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    put("setgroups", "deny")?;
-    put("uid_map", &format!("{uid} {uid} 1\n"))?;
-    put("gid_map", &format!("{gid} {gid} 1\n"))
+}
+
+/// The ids that a user namespace is to have, under the same numbers as here: all of ours where we may
+/// (`CAP_SETUID`, `CAP_SETGID`), else the own ones alone: `user_namespaces(7)`.
+struct Maps {
+    uids: String,
+    gids: String,
+    /// Groups can't be changed inside.
+    denies_groups: bool,
+}
+
+impl Maps {
+    fn of_ours() -> Result<Self, Errno> {
+        const CAP_SETGID: u64 = 1 << 6;
+        const CAP_SETUID: u64 = 1 << 7;
+        let all = CAP_SETUID | CAP_SETGID;
+        if Status::of(Pid::this())?.capabilities & all == all {
+            let (uids, gids) = (identity("/proc/self/uid_map")?, identity("/proc/self/gid_map")?);
+            return Ok(Self { uids, gids, denies_groups: false });
+        }
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        Ok(Self { uids: format!("{uid} {uid} 1\n"), gids: format!("{gid} {gid} 1\n"), denies_groups: true })
+    }
+
+    /// Gives them to the user namespace of `child`. Async-signal-safe.
+    fn write(&self, child: Pid) -> Result<(), Errno> {
+        if self.denies_groups {
+            put(child, "setgroups", "deny")?;
+        }
+        put(child, "uid_map", &self.uids)?;
+        put(child, "gid_map", &self.gids)
+    }
+}
+
+/// Writes to a file of the process, in one write, as the kernel wants it, and without allocating.
+fn put(child: Pid, file: &str, content: &str) -> Result<(), Errno> {
+    let mut path = [0_u8; 64];
+    let mut rest = path.as_mut_slice();
+    // As much as fits: more than enough, and a zero stays at the end.
+    let told = std::io::Write::write_fmt(&mut rest, format_args!("/proc/{child}/{file}"));
+    if told.is_err() || rest.is_empty() {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    // SAFETY: a C string, and bytes of our own with their length; the descriptor was made here.
+    unsafe {
+        let fd = Errno::result(libc::open(path.as_ptr().cast(), libc::O_WRONLY | libc::O_CLOEXEC))?;
+        let written = Errno::result(libc::write(fd, content.as_ptr().cast(), content.len()));
+        libc::close(fd);
+        written.map(drop)
+    }
 }
 
 /// A map in which each id that exists here has its own number.
@@ -167,11 +254,8 @@ impl Inside {
         let (user, network) = (self.namespaces.user.as_raw_fd(), self.namespaces.network.as_raw_fd());
         let open = move || {
             let mut report = [-1; REPORTED];
-            // SAFETY: integers only.
-            unsafe {
-                Errno::result(libc::setns(user, libc::CLONE_NEWUSER))?;
-                Errno::result(libc::setns(network, libc::CLONE_NEWNET))?;
-            }
+            enter(user, libc::CLONE_NEWUSER)?;
+            enter(network, libc::CLONE_NEWNET)?;
             for (index, to) in report.iter_mut().enumerate() {
                 if index == 0 {
                     *to = 0;

@@ -1,9 +1,7 @@
-//! The socket calls of gates and relays, with addresses of the standard library.
+//! The socket calls of gates, with addresses of the standard library.
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    Backlog, MsgFlags, SockFlag, SockaddrStorage, getsockopt, recvfrom, sendto, setsockopt, sockopt,
-};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, recvfrom, sendto, setsockopt, sockopt};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -20,22 +18,9 @@ pub fn bind(socket: BorrowedFd<'_>, address: &SocketAddr) -> Result<(), Errno> {
     nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(*address))
 }
 
-/// listen(2), with as long a queue as there may be.
-pub fn listen(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    nix::sys::socket::listen(&socket, Backlog::MAXCONN)
-}
-
 /// connect(2)
 pub fn connect(socket: BorrowedFd<'_>, address: &SocketAddr) -> Result<(), Errno> {
     nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(*address))
-}
-
-/// accept4(2)
-pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = nix::sys::socket::accept4(socket.as_raw_fd(), flags)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// `SO_REUSEADDR`
@@ -56,14 +41,6 @@ pub fn set_freebind(socket: BorrowedFd<'_>, address: &SocketAddr) -> Result<(), 
         libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, IPV6_FREEBIND, (&raw const one).cast(), length)
     };
     Errno::result(result).map(drop)
-}
-
-/// `SO_ERROR`: fails with it, if there is one.
-pub fn pending_error(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    match getsockopt(&socket, sockopt::SocketError)? {
-        0 => Ok(()),
-        errno => Err(Errno::from_raw(errno)),
-    }
 }
 
 /// recvfrom(2) of a datagram: its length and sender.

@@ -54,15 +54,16 @@ impl UdpGate {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The program has sent something.
-    pub(super) fn carry_out(self: &Arc<Self>, shared: &Shared) {
+    /// The program has sent something. Whether there may be more.
+    pub(super) fn carry_out(self: &Arc<Self>, shared: &Shared) -> bool {
         let mut buffer = vec![0; LONGEST];
         for _ in 0..IN_A_ROW {
-            let Ok((length, client)) = sys::receive(self.socket.as_fd(), &mut buffer) else { return };
-            let Some(datagram) = buffer.get(..length) else { return };
+            let Ok((length, client)) = sys::receive(self.socket.as_fd(), &mut buffer) else { return false };
+            let Some(datagram) = buffer.get(..length) else { return false };
             // What can't be sent is lost, as datagrams are.
             let _: Result<(), Errno> = self.send(client, datagram, shared);
         }
+        true
     }
 
     fn send(self: &Arc<Self>, client: SocketAddr, datagram: &[u8], shared: &Shared) -> Result<(), Errno> {

@@ -14,7 +14,7 @@
 //! | `io_uring_setup` | always | its operations pass filters and tracers unseen |
 //! | `pidfd_getfd` | always | brings in a descriptor from another process |
 //! | recvfrom (with room for an address), recvmsg, recvmmsg, getpeername | with `--dns redirect`, and with `--on-leak redirect` to a SOCKS5 proxy | they would name a peer that isn't the one which was asked |
-//! | getpeername, getsockname, getsockopt of `SO_ERROR` and `SO_PEERNAME` | with `--on-leak redirect` | the kernel knows other ends and errors than the program is to see |
+//! | getpeername, getsockname, getsockopt of `SO_ERROR` and `SO_PEERNAME` | where connections are made by way of us (`--on-leak redirect`, `--isolate`, `--socks-…`) | the kernel knows other ends and errors than the program is to see |
 //! | bind, listen, accept, accept4 | with `--incoming block`, and to be shown with `--trace all` | reachable from outside |
 //!
 //! What isn't here can't reach a destination that none of these has set: write, send without an address,

@@ -181,6 +181,7 @@ impl Output for Human {
     fn write(&mut self, event: &Event, lines: &mut Vec<u8>) -> io::Result<()> {
         match &event.body {
             Body::Syscall(call) => self.call(call, lines),
+            Body::Socks(socks) => self.call(&socks.call, lines),
             Body::Process(process) => self.process(process, lines),
             Body::TcpState(change) => self.state(change, lines),
             Body::Lost(lost) => writeln!(lines, "sockstrace: {} lost here", Count(lost.dropped, "event")),

@@ -5,7 +5,7 @@
 
 use super::{Human, Jsonl, Output, Paths, Sink, Sockwho};
 use crate::config::Format;
-use crate::event::{Body, Event, Stack};
+use crate::event::{Body, Event, Socks, Stack};
 use crate::stacks::Awaited;
 use std::collections::VecDeque;
 use std::io;
@@ -179,7 +179,7 @@ impl Shared {
             queue.busy = true;
             let hurries = queue.hurries;
             drop(queue);
-            if let (Some(stack), Body::Syscall(call)) = (stack, &mut event.body) {
+            if let (Some(stack), Body::Syscall(call) | Body::Socks(Socks { call, .. })) = (stack, &mut event.body) {
                 call.stack = Some(if hurries {
                     Arc::new(Stack::missing("there was no time to name it before the end"))
                 } else {

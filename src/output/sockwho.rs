@@ -1,10 +1,10 @@
 //! `--format sockwho`: `<process-name>/<pid>/<fd> syscall::<name>(<address>) = <return> [ERRNO]` for judged
 //! calls, `<process-name>/<pid> socket::set_state(<local> <-> <remote>) <Old> -> <New>` for TCP's states, and a
-//! comment where events were lost.
+//! comment where events were lost or a SOCKS handshake was judged.
 
 use super::Output;
 use super::escape::escaped;
-use crate::event::{Body, Call, Event, TcpState};
+use crate::event::{Body, Call, Event, Socks, TcpState};
 use std::io::{self, Write};
 
 /// The format of sockwho.
@@ -15,6 +15,10 @@ impl Output for Sockwho {
     fn write(&mut self, event: &Event, lines: &mut Vec<u8>) -> io::Result<()> {
         match &event.body {
             Body::Syscall(call) => write_call(call, lines),
+            Body::Socks(Socks { call, .. }) => {
+                let name = escaped(call.who.process.as_deref().unwrap_or("?"));
+                writeln!(lines, "# {name}/{}: {}", call.who.pid, escaped(&call.reason))
+            }
             Body::TcpState(change) => write_state(change, lines),
             Body::Lost(lost) => writeln!(lines, "# {} events lost", lost.dropped),
             Body::Process(_) | Body::Summary(_) => Ok(()),

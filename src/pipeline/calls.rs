@@ -99,7 +99,7 @@ impl Scene<'_> {
             if socket.kind.is_internet_datagram() {
                 self.redirect_datagram(&operation, &socket, Some(&address), to_us)
             } else {
-                self.redirect_connect(&socket, &address)
+                self.redirect_connect(call.int(0), &socket, &address)
             }
         }))
     }
@@ -115,11 +115,11 @@ impl Scene<'_> {
         if let Some(refused) = self.refuse_resolver(subject, &operation) {
             return refused;
         }
-        self.decide(subject, &operation, || {
+        let perform = || {
             let performer = self.performer();
             match &found {
                 // What was judged by its path is reached by what was found, not by the path.
-                Some(found) if self.pipeline.config.policy.judges_unix() => performer.connect_found(socket, found),
+                Some(found) if self.heeds_files(&socket.kind) => performer.connect_found(socket, found),
                 _ if self.tracee.is_alone() => CONTINUE,
                 Some(found) => performer.connect_found(socket, found),
                 None if self.patience == Patience::AtOnce => Outcome::NeedsPatience,
@@ -129,15 +129,20 @@ impl Scene<'_> {
                     Err(errno) => failed(errno),
                 },
             }
-        })
+        };
+        self.decide_or(subject, &operation, perform, || self.pass_unix(subject, socket, &operation))
+    }
+
+    /// Whether it matters to which file a path leads.
+    fn heeds_files(&self, kind: &SocketKind) -> bool {
+        let streams = kind.kind != SocketType::DGRAM;
+        self.pipeline.config.policy.judges_unix() || (streams && self.pipeline.inspects_files())
     }
 
     /// The socket file behind a path, where paths are judged.
     fn find(&self, kind: &SocketKind, address: &Sockaddr) -> Result<Option<Found>, Errno> {
         match address.address() {
-            Address::Unix(UnixAddress::Path(_))
-                if heeds_path(kind, address) && self.pipeline.config.policy.judges_unix() =>
-            {
+            Address::Unix(UnixAddress::Path(_)) if heeds_path(kind, address) && self.heeds_files(kind) => {
                 if self.patience == Patience::AtOnce { Err(Errno::EAGAIN) } else { self.walk(address) }
             }
             Address::Unix(named @ UnixAddress::Path(_))
@@ -305,7 +310,7 @@ impl Scene<'_> {
             if socket.kind.is_internet_datagram() {
                 self.redirect_datagram(&operation, socket, given, to_the_proxy)
             } else {
-                self.redirect_send(socket, message, call.abi)
+                self.redirect_send(call.int(0), socket, message, call.abi)
             }
         })
     }
@@ -503,12 +508,7 @@ impl Scene<'_> {
 }
 
 fn subject<'a>(call: &Arguments, socket: &'a Socket) -> Subject<'a> {
-    Subject {
-        fd: Some(call.int(0)),
-        socket: Some(&socket.kind),
-        duplicate: Some(socket.duplicate.as_fd()),
-        file: None,
-    }
+    Subject { fd: Some(call.int(0)), socket: Some(&socket.kind), file: None }
 }
 
 fn returned(count: u64) -> Outcome {

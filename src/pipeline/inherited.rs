@@ -4,7 +4,7 @@ use super::{Pipeline, names_of};
 use crate::action::perform::sys;
 use crate::config::OnLeak;
 use crate::event::{self, Action, Body, Call, Event, Judgement, Socket};
-use crate::operation::{Family, Operation, SocketKind};
+use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixAddress};
 use crate::policy::{Class, Verdict};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::Pid;
@@ -28,6 +28,18 @@ impl Pipeline {
         severed
     }
 
+    /// Whether it is a connection to a proxy, though handshakes are judged.
+    fn escapes_inspection(&self, peer: &Address, kind: &SocketKind) -> bool {
+        let leads_to_proxy = match peer {
+            Address::Internet(address) => self.config.policy.is_proxy(*address),
+            Address::Unix(UnixAddress::Path(path)) => {
+                self.config.policy.proxy_paths().any(|proxy| proxy.as_os_str() == path.as_os_str())
+            }
+            _ => false,
+        };
+        self.config.handshake.is_some() && kind.kind == SocketType::STREAM && leads_to_proxy
+    }
+
     /// Whether the descriptor is to be severed.
     fn judge_one(&self, fd: RawFd, socket: BorrowedFd<'_>) -> bool {
         let (kind, peer) = (sys::kind(socket).ok(), sys::peer_name(socket).map(|peer| peer.address()));
@@ -38,7 +50,15 @@ impl Pipeline {
             }
             (None, Some(kind), Ok(peer)) => {
                 let operation = Operation::Inherit { peer: peer.clone() };
-                (self.config.policy.judge(&operation, Some(kind)), Some(peer))
+                let verdict = match self.config.policy.judge(&operation, Some(kind)) {
+                    allowed if !allowed.is_leak() && self.escapes_inspection(peer, kind) => Verdict {
+                        leak: Some(Class::Proxy),
+                        reason: "connected to a proxy before its handshake could be judged".into(),
+                        rule: None,
+                    },
+                    verdict => verdict,
+                };
+                (verdict, Some(peer))
             }
             _ => return false,
         };

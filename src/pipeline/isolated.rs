@@ -1,14 +1,16 @@
 //! Calls of a program that is isolated: the way out for what is allowed, and no way around the namespace.
 
 use super::{Pipeline, Scene, Subject};
-use crate::action::interrupt::Broken;
-use crate::action::perform::{Performed, failed, sys};
-use crate::isolate::{AT_ONCE, Admission, Isolation, wait_for};
+use crate::action::perform::{Performed, failed};
+use crate::event::Action;
+use crate::isolate::Isolation;
 use crate::operation::{Address, Family, Operation, SocketKind, SocketType};
+use crate::policy::Verdict;
+use crate::redirect::Redirected;
+use crate::relay::Unfit;
 use nix::errno::Errno;
-use sockstrace_backend::{Outcome, Patience, Reply};
+use sockstrace_backend::{Outcome, Reply};
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 
 impl Pipeline {
     /// PROGRAM will be isolated. To be called before it starts.
@@ -46,53 +48,52 @@ impl Pipeline {
 }
 
 impl Scene<'_> {
-    /// Makes the way for what is allowed to go to the outside. `None`: the call is to go on.
+    /// Makes the way for datagrams that are allowed to go to the outside. `None`: the call is to go on.
     pub(super) fn admit(&self, subject: Subject<'_>, operation: &Operation) -> Option<Performed> {
         let isolation = self.pipeline.isolation.as_ref()?;
-        let (Operation::Connect { destination } | Operation::Send { destination: Some(destination), .. }) =
-            operation
-        else {
-            return None;
-        };
-        let (Address::Internet(address), Some(kind), Some(socket)) =
-            (destination, subject.socket, subject.duplicate)
-        else {
-            return None;
-        };
-        if !self.pipeline.config.policy.names(*address) {
-            return None;
-        }
-        match kind.kind {
-            SocketType::DGRAM => isolation.gates().admit_datagram(*address).err().map(failed),
-            SocketType::STREAM => self.admit_stream(isolation, *address, socket),
-            _ => None,
-        }
+        let address = internet_destination(operation).filter(|address| self.lies_outside(*address))?;
+        let datagrams = subject.socket.is_some_and(|socket| socket.kind == SocketType::DGRAM);
+        if datagrams { isolation.gates().admit_datagram(address).err().map(failed) } else { None }
     }
 
-    fn admit_stream(
+    /// Whether it is an address outside that may be reached.
+    pub(super) fn lies_outside(&self, address: SocketAddr) -> bool {
+        self.pipeline.isolation.is_some() && self.pipeline.config.policy.names(address)
+    }
+
+    /// Whether it is a connection that is allowed to go to the outside.
+    pub(super) fn leads_out(&self, subject: Subject<'_>, operation: &Operation) -> bool {
+        let streams = subject.socket.is_some_and(|kind| kind.is_internet() && kind.kind == SocketType::STREAM);
+        streams && internet_destination(operation).is_some_and(|address| self.lies_outside(address))
+    }
+
+    /// Has it made by us, unless it is for a server of the program's own.
+    pub(super) fn let_out(
         &self,
-        isolation: &Isolation,
-        address: SocketAddr,
-        socket: BorrowedFd<'_>,
-    ) -> Option<Performed> {
-        if sys::peer_name(socket).is_ok() {
-            // EISCONN, or the data of a fast open that has had its answer.
-            return None;
+        subject: Subject<'_>,
+        operation: &Operation,
+        verdict: &Verdict<'_>,
+        land: impl FnOnce() -> Result<Redirected, Unfit>,
+        perform: impl FnOnce() -> Performed,
+    ) -> Outcome {
+        let taken = match (&self.pipeline.isolation, internet_destination(operation)) {
+            (Some(isolation), Some(address)) => isolation.gates().is_taken(address),
+            _ => Ok(false),
+        };
+        match taken {
+            Ok(false) => {}
+            Ok(true) => return self.landed(subject, operation, verdict, Redirected::now(perform())),
+            Err(errno) => return failed(errno),
         }
-        if self.patience == Patience::AtOnce {
-            return Some(Outcome::NeedsPatience);
-        }
-        let time = sys::is_nonblocking(socket).then_some(AT_ONCE);
-        let again = self.tracee.repeats().is_some();
-        let admission = self
-            .pipeline
-            .watcher
-            .run(self.tracee, || isolation.gates().admit_stream(address, again, |outside| wait_for(outside, time)));
-        match admission {
-            Ok(Admission::Granted) => None,
-            Ok(Admission::Refused(errno)) | Err(Broken::Failed(errno)) => Some(failed(errno)),
-            Err(Broken::Interrupted) if sys::has_send_timeout(socket) => Some(failed(Errno::EINTR)),
-            Err(Broken::Interrupted) => Some(Outcome::Reply(Reply::Restart)),
+        match land() {
+            Ok(landed) => self.landed(subject, operation, verdict, landed),
+            Err(Unfit(why)) => {
+                // As the kernel answers where nobody is.
+                let reply = Reply::Fail(Errno::ECONNREFUSED);
+                let note = Some(format!("it can't be let out of --isolate: {why}"));
+                self.record(subject, operation, verdict, Action::Block, &reply, note);
+                Outcome::Reply(reply)
+            }
         }
     }
 
@@ -106,6 +107,14 @@ impl Scene<'_> {
     /// is done.
     pub(super) fn must_perform(&self, subject: Subject<'_>) -> bool {
         let unix = subject.socket.is_some_and(|socket| socket.family == Family::UNIX);
-        unix && self.pipeline.isolation.is_some()
+        unix && (self.pipeline.isolation.is_some() || self.pipeline.inspects_files())
+    }
+}
+
+fn internet_destination(operation: &Operation) -> Option<SocketAddr> {
+    match operation {
+        Operation::Connect { destination: Address::Internet(address) }
+        | Operation::Send { destination: Some(Address::Internet(address)), .. } => Some(*address),
+        _ => None,
     }
 }

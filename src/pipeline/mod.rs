@@ -7,11 +7,14 @@ mod captured;
 mod datagrams;
 mod dns;
 mod inherited;
+mod inspected;
 mod isolated;
 mod observed;
 mod receive;
 mod redirected;
 mod traced;
+
+pub(crate) use redirected::lands_connections;
 
 use crate::action::interrupt::Watcher;
 use crate::action::perform::unix_path::Found;
@@ -42,10 +45,9 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use traced::{Before, Traced};
 
@@ -63,11 +65,13 @@ pub struct Pipeline {
     isolation: Option<Isolation>,
     /// Answers redirected queries.
     dns: Option<Dns>,
-    /// With `--on-leak redirect`.
+    /// Where connections are made by way of us.
     redirector: Option<Redirector>,
     /// `--capture`
     capturing: Option<Capturing>,
     datagrams: Option<Datagrams>,
+    /// Itself, for what outlives a call.
+    own: Weak<Self>,
     on_program_end: OnProgramEnd,
     /// Results of calls that continue will come by [`Handler::returned`].
     observes_results: AtomicBool,
@@ -118,8 +122,6 @@ struct Scene<'a> {
 struct Subject<'a> {
     fd: Option<i32>,
     socket: Option<&'a SocketKind>,
-    /// A duplicate of it.
-    duplicate: Option<BorrowedFd<'a>>,
     /// The socket file that the destination's path leads to.
     file: Option<&'a Found>,
 }
@@ -135,6 +137,7 @@ impl Pipeline {
         Ok(Self {
             redirector: redirected::redirector(&config, &isolation)?,
             datagrams: datagrams::datagrams(&config, dns.as_ref(), &isolation),
+            own: Weak::new(),
             config,
             dns,
             recorder,
@@ -371,6 +374,12 @@ impl Scene<'_> {
             } else {
                 self.act(subject, operation, &verdict, None)
             };
+        }
+        if self.is_inspected(subject, operation) {
+            return self.inspect(subject, operation, &verdict, redirect);
+        }
+        if self.leads_out(subject, operation) {
+            return self.let_out(subject, operation, &verdict, redirect, perform);
         }
         let outcome = match self.admit(subject, operation) {
             Some(refused) => refused,

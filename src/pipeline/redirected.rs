@@ -11,7 +11,7 @@ use crate::operation::address::Address;
 use crate::operation::decode::{Arguments, Message, Sockaddr};
 use crate::operation::interest::SO_PEERNAME;
 use crate::operation::layout::{self, Unreadable};
-use crate::operation::{Operation, SocketType};
+use crate::operation::{Family, Operation, SocketType};
 use crate::policy::Verdict;
 use crate::proxy::isolation::Isolation;
 use crate::redirect::{Redirected, Redirector};
@@ -24,13 +24,18 @@ use std::sync::Arc;
 
 const CONTINUE: Outcome = Outcome::Reply(Reply::Continue);
 
-/// What redirects, where that is asked for.
+/// Whether connections are made by way of us.
+pub(crate) fn lands_connections(config: &Config) -> bool {
+    config.on_leak == OnLeak::Redirect || config.handshake.is_some() || config.isolate
+}
+
+/// What makes them, where there are any.
 pub(super) fn redirector(config: &Config, isolation: &Arc<Isolation>) -> Result<Option<Redirector>, Errno> {
-    let Some(proxy) = config.policy.first_proxy().filter(|_| config.on_leak == OnLeak::Redirect) else {
+    if !lands_connections(config) {
         return Ok(None);
-    };
+    }
     let hides_addresses = config.policy.judges_disclosure() || config.isolate;
-    Redirector::new(proxy.clone(), Arc::clone(isolation), hides_addresses).map(Some)
+    Redirector::new(config.policy.first_proxy().cloned(), Arc::clone(isolation), hides_addresses).map(Some)
 }
 
 /// Who hands out credentials for the first proxy.
@@ -79,8 +84,22 @@ impl Scene<'_> {
         }
     }
 
-    pub(super) fn redirect_connect(&self, socket: &Socket, address: &Sockaddr) -> Result<Redirected, Unfit> {
+    /// A connection by way of us: through the proxy; or to one, past the judge of handshakes; or out of isolation.
+    pub(super) fn redirect_connect(
+        &self,
+        fd: i32,
+        socket: &Socket,
+        address: &Sockaddr,
+    ) -> Result<Redirected, Unfit> {
         match (&self.pipeline.redirector, address.address()) {
+            (Some(redirector), Address::Internet(proxy)) if self.inspects(proxy) => {
+                let named = Address::Internet(proxy);
+                let examiner = || self.examiner(fd, &socket.kind, &named);
+                redirector.pass(&self.performer(), socket, proxy, Some(&examiner))
+            }
+            (Some(redirector), Address::Internet(allowed)) if self.lies_outside(allowed) => {
+                redirector.pass(&self.performer(), socket, allowed, None)
+            }
             (Some(redirector), Address::Internet(destination)) => {
                 redirector.connect(&self.performer(), socket, destination, &self.asked_for(destination)?)
             }
@@ -89,7 +108,13 @@ impl Scene<'_> {
     }
 
     /// A message that would connect first (`MSG_FASTOPEN`); whatever else is sent can't be redirected.
-    pub(super) fn redirect_send(&self, socket: &Socket, message: &Message, abi: Abi) -> Result<Redirected, Unfit> {
+    pub(super) fn redirect_send(
+        &self,
+        fd: i32,
+        socket: &Socket,
+        message: &Message,
+        abi: Abi,
+    ) -> Result<Redirected, Unfit> {
         let Some(name) = &message.name else { return Err(nothing_to_redirect()) };
         if socket.kind.kind != SocketType::STREAM || message.flags & libc::MSG_FASTOPEN == 0 {
             return Err(nothing_to_redirect());
@@ -97,7 +122,11 @@ impl Scene<'_> {
         if message.flags & libc::MSG_DONTWAIT != 0 && !sys::is_nonblocking(socket.duplicate.as_fd()) {
             return Err(Unfit("MSG_FASTOPEN with MSG_DONTWAIT on a blocking socket".into()));
         }
-        let connected = self.redirect_connect(socket, name)?;
+        if self.patience == Patience::AtOnce && !sys::is_nonblocking(socket.duplicate.as_fd()) {
+            // Half of it done can't be handed on to somebody with more time.
+            return Ok(Redirected::now(Outcome::NeedsPatience));
+        }
+        let connected = self.redirect_connect(fd, socket, name)?;
         Ok(match connected.performed {
             Outcome::Reply(Reply::Return(_)) => {
                 let data = Message { name: None, flags: message.flags & !libc::MSG_FASTOPEN, ..message.clone() };
@@ -121,21 +150,30 @@ impl Scene<'_> {
 
     /// getpeername(2) of a socket that was redirected; `None` for all others.
     pub(super) fn redirected_peer(&self, call: &Arguments) -> Option<Outcome> {
-        let seen = self.seen_by(call, |redirector, socket| {
-            let named = internet(&sys::peer_name(socket.duplicate.as_fd()).ok()?)?;
-            redirector.peer(socket.duplicate.as_fd(), named)
-        });
-        seen.map(|name| self.answer_name(call, Some(name)))
+        self.seen_peer(call).map(|name| self.answer_name(call, Some(name)))
+    }
+
+    fn seen_peer(&self, call: &Arguments) -> Option<Sockaddr> {
+        self.seen_by(call, |redirector, socket| {
+            let fd = socket.duplicate.as_fd();
+            if socket.kind.family == Family::UNIX {
+                return redirector.peers.of(fd);
+            }
+            let named = internet(&sys::peer_name(fd).ok()?)?;
+            let peer = redirector.peer(fd, named)?;
+            Some(Sockaddr::for_internet(peer, socket.kind.family))
+        })
     }
 
     /// getsockname(2)
     pub(super) fn getsockname(&self, call: &Arguments) -> Outcome {
         let seen = self.seen_by(call, |redirector, socket| {
             let named = internet(&sys::local_name(socket.duplicate.as_fd()).ok()?)?;
-            match self.datagram_peer(socket) {
+            let local = match self.datagram_peer(socket) {
                 Some(destination) => redirector.local_of_datagrams(destination, named),
                 None => redirector.local(socket.duplicate.as_fd(), named),
-            }
+            }?;
+            Some(Sockaddr::for_internet(local, socket.kind.family))
         });
         self.answer_name(call, seen)
     }
@@ -144,12 +182,11 @@ impl Scene<'_> {
     fn seen_by(
         &self,
         call: &Arguments,
-        see: impl FnOnce(&Redirector, &Socket) -> Option<SocketAddr>,
+        see: impl FnOnce(&Redirector, &Socket) -> Option<Sockaddr>,
     ) -> Option<Sockaddr> {
         let redirector = self.pipeline.redirector.as_ref()?;
         let socket = Socket::of(self.tracee, call.int(0)).ok()?;
-        let address = see(redirector, &socket)?;
-        Some(Sockaddr::for_internet(address, socket.kind.family))
+        see(redirector, &socket)
     }
 
     fn answer_name(&self, call: &Arguments, name: Option<Sockaddr>) -> Outcome {
@@ -164,7 +201,7 @@ impl Scene<'_> {
             return CONTINUE;
         };
         if option == SO_PEERNAME {
-            return self.peer_option(call, redirector);
+            return self.peer_option(call);
         }
         let Ok(socket) = Socket::of(self.tracee, call.int(0)) else { return CONTINUE };
         let fd = socket.duplicate.as_fd();
@@ -188,12 +225,8 @@ impl Scene<'_> {
         written.map_or_else(|outcome| outcome, |()| returned(0))
     }
 
-    fn peer_option(&self, call: &Arguments, redirector: &Redirector) -> Outcome {
-        let seen = self.seen_by(call, |_, socket| {
-            let named = internet(&sys::peer_name(socket.duplicate.as_fd()).ok()?)?;
-            redirector.peer(socket.duplicate.as_fd(), named)
-        });
-        let Some(name) = seen else { return CONTINUE };
+    fn peer_option(&self, call: &Arguments) -> Outcome {
+        let Some(name) = self.seen_peer(call) else { return CONTINUE };
         let written = self.room(call.arg(4)).and_then(|room| {
             let bytes = name.as_bytes().get(..room).ok_or_else(|| failed(Errno::EINVAL))?;
             self.put(call.arg(3), bytes)?;

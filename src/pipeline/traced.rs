@@ -155,6 +155,10 @@ impl Scene<'_> {
     /// Has the thread looked at, where its stack is wanted.
     pub(super) fn look_at(self, outcome: Outcome) -> Outcome {
         let Outcome::Reply(reply) = outcome else { return outcome };
+        if reply == Reply::Restart {
+            // It comes again.
+            return Outcome::Reply(reply);
+        }
         if let Some(id) = self.tracee.repeats() {
             self.pipeline.seen().let_go.remove(&id);
         }
@@ -199,7 +203,7 @@ impl Drop for Looker {
     }
 }
 
-fn carry_out(action: Action, pid: Pid, tid: Pid) {
+pub(super) fn carry_out(action: Action, pid: Pid, tid: Pid) {
     match action {
         Action::Kill => end::kill_process(pid),
         Action::KillTree => end::kill_tree(),

@@ -9,8 +9,10 @@ use super::{Class, Verdict};
 use crate::dns::names::is_pooled;
 use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixAddress, Way};
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// What a [`Policy`] is made of.
 #[derive(Debug, Clone, Default)]
@@ -190,6 +192,23 @@ impl Policy {
     pub fn names(&self, address: SocketAddr) -> bool {
         let (ip, port) = (address.ip().to_canonical(), address.port());
         self.proxies_by_address.contains_key(&(ip, port)) || self.allow.nets.find(ip, Some(port)).is_some()
+    }
+
+    /// Whether a proxy has a UNIX socket.
+    #[must_use]
+    pub fn has_unix_proxy(&self) -> bool {
+        !self.proxies_by_path.is_empty()
+    }
+
+    /// The paths of proxies' UNIX sockets.
+    pub fn proxy_paths(&self) -> impl Iterator<Item = &Path> {
+        self.proxies_by_path.keys().map(|path| Path::new(OsStr::from_bytes(path)))
+    }
+
+    /// Whether a proxy listens at the address.
+    #[must_use]
+    pub fn is_proxy(&self, address: SocketAddr) -> bool {
+        self.proxies_by_address.contains_key(&(address.ip().to_canonical(), address.port()))
     }
 
     /// The proxy that redirected traffic goes to.

@@ -1,4 +1,5 @@
 //! What is spoken to proxies.
 
 pub mod client;
+pub mod handshake;
 pub mod isolation;

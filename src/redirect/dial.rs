@@ -1,5 +1,6 @@
 //! Asking the proxy for a connection, while the program's socket waits.
 
+use super::inspect::{Examiner, Inspecting};
 use crate::policy::Endpoint;
 use crate::proxy::client::{Negotiation, Progress, Refusal};
 use crate::relay::{Actor, Book, Events, Flow, Held, Next, Place, Record, Stage, sys};
@@ -30,7 +31,7 @@ pub struct Dialing {
     ways: Vec<Way>,
     proxy: Option<OwnedFd>,
     stage: Talking,
-    negotiation: Negotiation,
+    errand: Errand,
     outgoing: Vec<u8>,
     /// Bytes of the tunnel.
     early: Vec<u8>,
@@ -51,10 +52,34 @@ enum Talking {
     Refusing(Errno),
 }
 
-/// One address of the proxy.
-enum Way {
+/// What is to be done where the way leads.
+pub enum Errand {
+    /// It is a proxy, which is asked for a connection elsewhere.
+    Ask(Negotiation),
+    /// It is a proxy to which the program itself speaks; taken once.
+    Listen(Option<Examiner>),
+    /// It is where the program wants to be.
+    Join,
+}
+
+/// One way to the other side.
+pub enum Way {
+    /// An address.
     Tcp(SocketAddr),
+    /// A socket file.
     Unix(PathBuf),
+    /// A connection that was begun.
+    Begun(OwnedFd),
+}
+
+impl Way {
+    /// The ways to a proxy, the last of which is tried first.
+    pub fn to(endpoint: &Endpoint) -> Vec<Self> {
+        match endpoint {
+            Endpoint::Tcp(addresses) => addresses.iter().rev().copied().map(Self::Tcp).collect(),
+            Endpoint::Unix(paths) => paths.iter().take(1).cloned().map(Self::Unix).collect(),
+        }
+    }
 }
 
 impl Dialing {
@@ -65,15 +90,9 @@ impl Dialing {
         record: Arc<Record>,
         book: Arc<Book>,
         nonblocking: bool,
-        endpoint: &Endpoint,
-        negotiation: Negotiation,
+        (errand, ways): (Errand, Vec<Way>),
         complain: Complain,
     ) -> Self {
-        // The last is tried first.
-        let ways = match endpoint {
-            Endpoint::Tcp(addresses) => addresses.iter().rev().copied().map(Way::Tcp).collect(),
-            Endpoint::Unix(paths) => paths.iter().take(1).cloned().map(Way::Unix).collect(),
-        };
         Self {
             held: Some(held),
             record,
@@ -81,7 +100,7 @@ impl Dialing {
             ways,
             proxy: None,
             stage: Talking::Connecting,
-            negotiation,
+            errand,
             outgoing: Vec::new(),
             early: Vec::new(),
             begun: Instant::now(),
@@ -112,15 +131,17 @@ impl Dialing {
 
     fn proxy_fails(&mut self, errno: Errno, place: &Place<'_>) -> Next {
         let why = format!("can't be connected to: {}", errno.desc());
-        let told = match errno {
-            Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ETIMEDOUT => errno,
-            _ => Errno::ECONNREFUSED,
+        let told = match (&self.errand, errno) {
+            (Errand::Ask(_), Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ETIMEDOUT) => errno,
+            (Errand::Ask(_), _) => Errno::ECONNREFUSED,
+            // The program's own affair.
+            _ => errno,
         };
         self.refuse(&Refusal::unreachable(told, why), place)
     }
 
     fn refuse(&mut self, refusal: &Refusal, place: &Place<'_>) -> Next {
-        if refusal.by_proxy_itself {
+        if refusal.by_proxy_itself && matches!(self.errand, Errand::Ask(_)) {
             (self.complain)(refusal);
         }
         self.proxy = None;
@@ -179,7 +200,14 @@ impl Dialing {
         let Some(outer) = self.proxy.take() else { return Next::End };
         let (book, record) = (Arc::clone(&self.book), Arc::clone(&self.record));
         let early = std::mem::take(&mut self.early);
-        Next::Become(Box::new(Flow::new(inner, outer, early, Box::new(move || book.end(&record)))))
+        let on_end = Box::new(move || book.end(&record));
+        match &mut self.errand {
+            Errand::Ask(_) | Errand::Join => Next::Become(Box::new(Flow::new(inner, outer, early, on_end))),
+            Errand::Listen(examiner) => match examiner.take() {
+                Some(examiner) => Next::Become(Box::new(Inspecting::new(inner, outer, examiner, on_end))),
+                None => Next::End,
+            },
+        }
     }
 
     /// Says and hears as much as can be.
@@ -191,8 +219,16 @@ impl Dialing {
                 Talking::Connecting => match sys::take_error(proxy.as_fd()) {
                     Ok(()) => {
                         sys::send_at_once(proxy.as_fd());
-                        self.stage = Talking::Negotiating;
-                        self.outgoing = self.negotiation.take_outgoing();
+                        match &mut self.errand {
+                            Errand::Ask(negotiation) => {
+                                self.stage = Talking::Negotiating;
+                                self.outgoing = negotiation.take_outgoing();
+                            }
+                            Errand::Listen(_) | Errand::Join => {
+                                self.stage = Talking::Admitting;
+                                continue;
+                            }
+                        }
                     }
                     Err(errno) => {
                         self.proxy = None;
@@ -213,7 +249,8 @@ impl Dialing {
                     Err(errno) => return self.proxy_fails(errno, place),
                 }
             }
-            let mut buffer = vec![0; self.negotiation.wants()];
+            let Errand::Ask(negotiation) = &mut self.errand else { return Next::End };
+            let mut buffer = vec![0; negotiation.wants()];
             let length = match sys::receive(proxy.as_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(length) => length,
                 Err(Errno::EAGAIN) => return Next::Wait,
@@ -222,8 +259,8 @@ impl Dialing {
                 Err(Errno::ECONNRESET) => 0,
                 Err(errno) => return self.proxy_fails(errno, place),
             };
-            match self.negotiation.take(buffer.get(..length).unwrap_or_default()) {
-                Ok(Progress::More) => self.outgoing.extend(self.negotiation.take_outgoing()),
+            match negotiation.take(buffer.get(..length).unwrap_or_default()) {
+                Ok(Progress::More) => self.outgoing.extend(negotiation.take_outgoing()),
                 Ok(Progress::Done { early, .. }) => {
                     self.early = early;
                     self.stage = Talking::Admitting;
@@ -277,17 +314,21 @@ impl Drop for Dialing {
 }
 
 impl Way {
-    fn connect(&self) -> Result<OwnedFd, Errno> {
+    fn connect(self) -> Result<OwnedFd, Errno> {
         match self {
-            Self::Tcp(address) => {
-                let proxy = sys::tcp_socket(address)?;
-                match sys::connect_to(proxy.as_fd(), *address) {
-                    Ok(()) | Err(Errno::EINPROGRESS) => Ok(proxy),
-                    Err(errno) => Err(errno),
-                }
-            }
-            Self::Unix(path) => unix(path),
+            Self::Tcp(address) => begin(address),
+            Self::Unix(path) => unix(&path),
+            Self::Begun(socket) => Ok(socket),
         }
+    }
+}
+
+/// Begins a connection from our own network namespace.
+pub fn begin(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let socket = sys::tcp_socket(&address)?;
+    match sys::connect_to(socket.as_fd(), address) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket),
+        Err(errno) => Err(errno),
     }
 }
 

@@ -12,6 +12,9 @@
 
 pub mod datagrams;
 mod dial;
+pub mod inspect;
+mod pass;
+pub mod unix;
 
 use crate::action::interrupt::Broken;
 use crate::action::perform::{Performed, Performer, Socket, failed, interrupted, returned, sys as calls};
@@ -20,7 +23,7 @@ use crate::policy::Proxy;
 use crate::proxy::client::{Command, Negotiation, Refusal, Target};
 use crate::proxy::isolation::Isolation;
 use crate::relay::{Held, Record, Relay, Stage, Unfit, sys};
-use dial::{Complain, Dialing};
+use dial::{Complain, Dialing, Errand, Way};
 use nix::errno::Errno;
 use sockstrace_backend::{Outcome, Patience, Reply};
 use std::io::Write;
@@ -33,7 +36,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Redirector {
     /// Where sockets land.
     pub relay: Relay,
-    proxy: Proxy,
+    /// Peers of UNIX sockets.
+    pub peers: unix::Peers,
+    proxy: Option<Proxy>,
     isolation: Arc<Isolation>,
     complain: Complain,
     /// Whether the host's own addresses are to be kept from the program.
@@ -61,19 +66,21 @@ impl Redirected {
 }
 
 impl Redirector {
-    /// Through `proxy`. With `hides_addresses`, getsockname tells no address of the host.
+    /// Through `proxy`, or, without one, to where programs may go themselves ([`Redirector::pass`]) alone. With `hides_addresses`, getsockname tells no address of the host.
     ///
     /// # Errors
     /// Where no socket can be made.
-    pub fn new(proxy: Proxy, isolation: Arc<Isolation>, hides_addresses: bool) -> Result<Self, Errno> {
-        let (name, told) = (proxy.text().to_owned(), AtomicBool::new(false));
+    pub fn new(proxy: Option<Proxy>, isolation: Arc<Isolation>, hides_addresses: bool) -> Result<Self, Errno> {
+        let name = proxy.as_ref().map_or("", Proxy::text).to_owned();
+        let told = AtomicBool::new(false);
         let complain = move |refusal: &Refusal| {
             // Once: it would be the same for each connection.
             if !told.swap(true, Ordering::Relaxed) {
                 let _: std::io::Result<()> = writeln!(std::io::stderr(), "sockstrace: {name}: {}", refusal.why);
             }
         };
-        Ok(Self { relay: Relay::new()?, proxy, isolation, complain: Arc::new(complain), hides_addresses })
+        let (relay, peers, complain) = (Relay::new()?, unix::Peers::default(), Arc::new(complain));
+        Ok(Self { relay, peers, proxy, isolation, complain, hides_addresses })
     }
 
     /// connect(2) to `destination`, by way of the proxy, which is asked for `target`.
@@ -87,6 +94,21 @@ impl Redirector {
         destination: SocketAddr,
         target: &Target,
     ) -> Result<Redirected, Unfit> {
+        let errand = || {
+            let proxy = self.proxy.as_ref().ok_or_else(|| Unfit("there is no proxy".into()))?;
+            let negotiation = self.negotiation(proxy, performer, target)?;
+            Ok((Errand::Ask(negotiation), Way::to(proxy.endpoint())))
+        };
+        self.land(performer, socket, destination, &errand)
+    }
+
+    fn land(
+        &self,
+        performer: &Performer<'_>,
+        socket: &Socket,
+        destination: SocketAddr,
+        errand: Errands<'_>,
+    ) -> Result<Redirected, Unfit> {
         may_be_redirected(&socket.kind)?;
         if is_group(destination.ip()) {
             // `tcp_v4_connect`, `tcp_v6_connect`
@@ -94,14 +116,14 @@ impl Redirector {
         }
         let known = self.relay.book.find(socket.duplicate.as_fd());
         if !calls::is_nonblocking(socket.duplicate.as_fd()) {
-            return self.connect_blocking(performer, socket, destination, target, known);
+            return self.connect_blocking(performer, socket, destination, known, errand);
         }
         let mut held = self.hold(socket, destination)?;
-        let negotiation = self.negotiation(performer, target)?;
+        let errand = errand()?;
         match held.connect() {
             Err(Errno::EINPROGRESS) => {
                 let record = self.record(&held, destination)?;
-                self.dial(held, &record, negotiation, true)?;
+                self.dial(held, &record, errand, true)?;
                 Ok(Redirected::now(failed(Errno::EINPROGRESS)))
             }
             Err(errno) => Ok(Redirected::now(failed(self.told(known.as_ref(), errno)))),
@@ -114,8 +136,8 @@ impl Redirector {
         performer: &Performer<'_>,
         socket: &Socket,
         destination: SocketAddr,
-        target: &Target,
         mut known: Option<Arc<Record>>,
+        errand: Errands<'_>,
     ) -> Result<Redirected, Unfit> {
         if performer.patience == Patience::AtOnce {
             return Ok(Redirected::now(Outcome::NeedsPatience));
@@ -137,9 +159,9 @@ impl Redirector {
         for _ in 0..HOLES {
             let mut held = self.hold(socket, destination)?;
             let record = if sys::tcp_state(fd) == Ok(sys::CLOSE) {
-                let negotiation = self.negotiation(performer, target)?;
+                let errand = errand()?;
                 let record = self.record(&held, destination)?;
-                self.dial(held, &record, negotiation, false)?;
+                self.dial(held, &record, errand, false)?;
                 record
             } else {
                 // It connects already, or has: the kernel says what that means.
@@ -200,24 +222,23 @@ impl Redirector {
         Ok(record)
     }
 
-    fn negotiation(&self, performer: &Performer<'_>, target: &Target) -> Result<Negotiation, Unfit> {
+    fn negotiation(&self, proxy: &Proxy, performer: &Performer<'_>, target: &Target) -> Result<Negotiation, Unfit> {
         let credentials = self.isolation.credentials(Some(performer.tracee.pid()), Some(target));
         let credentials = credentials.map_err(|_| Unfit("there are no random bytes to be had".into()))?;
-        let negotiation = Negotiation::new(self.proxy.scheme(), Command::Connect, target, credentials);
+        let negotiation = Negotiation::new(proxy.scheme(), Command::Connect, target, credentials);
         negotiation.map_err(|refusal| Unfit(refusal.why))
     }
 
-    /// Has the proxy asked.
+    /// Has somebody go that way.
     fn dial(
         &self,
         held: Held,
         record: &Arc<Record>,
-        negotiation: Negotiation,
+        errand: (Errand, Vec<Way>),
         nonblocking: bool,
     ) -> Result<(), Unfit> {
         let (book, complain) = (Arc::clone(&self.relay.book), Arc::clone(&self.complain));
-        let endpoint = self.proxy.endpoint();
-        let dialing = Dialing::new(held, Arc::clone(record), book, nonblocking, endpoint, negotiation, complain);
+        let dialing = Dialing::new(held, Arc::clone(record), book, nonblocking, errand, complain);
         // Without a thread it is dropped, and an attempt that was begun times out.
         self.relay.reactor.spawn(Box::new(dialing)).map_err(|errno| {
             record.cancel();
@@ -280,6 +301,9 @@ impl Redirector {
         Some(SocketAddr::new(shows.then(|| source_for(destination)).flatten()?, named.port()))
     }
 }
+
+/// Makes what is to be done, and the ways there, when an attempt begins.
+type Errands<'a> = &'a dyn Fn() -> Result<(Errand, Vec<Way>), Unfit>;
 
 /// The address from which a packet to `destination` would be sent. Nothing is sent for it.
 #[must_use]

@@ -184,6 +184,11 @@ impl Held {
         self.hole
     }
 
+    /// Another socket of the same network namespace, for the family of `address`.
+    pub(super) fn another(&self, address: &SocketAddr) -> Result<OwnedFd, Errno> {
+        (self.ground.source)(address)
+    }
+
     /// connect(2) on the tracee's socket, for a non-blocking one: EINPROGRESS. Any other error, or success, is
     /// what the program is to see, and nothing waits.
     pub fn connect(&mut self) -> Result<(), Errno> {

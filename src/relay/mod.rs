@@ -39,6 +39,7 @@
 //! - `TCP_FASTOPEN_CONNECT` and (root) `SO_BINDTODEVICE` are taken off the socket.
 
 pub mod book;
+pub mod door;
 pub mod flow;
 pub mod ground;
 mod pipes;
@@ -48,6 +49,7 @@ pub mod sys;
 mod tests;
 
 pub use book::{Book, Record, Stage};
+pub use door::Door;
 pub use flow::Flow;
 pub use ground::{Ground, Held, SocketSource, Unfit};
 pub use reactor::{Actor, Events, Next, Place, Reactor, Unsettled};

@@ -2,14 +2,16 @@
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getsockname, recv, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, getsockname, recv,
+    send, setsockopt, socket, sockopt,
 };
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// `TCP_CLOSE`, `TCP_SYN_SENT`: include/net/tcp_states.h.
 pub const CLOSE: u8 = 7;
+/// See [`CLOSE`].
+pub const ESTABLISHED: u8 = 1;
 /// See [`CLOSE`].
 pub const SYN_SENT: u8 = 2;
 
@@ -40,7 +42,15 @@ pub fn connect_to(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Err
 
 /// getsockname(2) of an internet socket.
 pub fn local_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
-    let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    internet(&getsockname(socket.as_raw_fd())?)
+}
+
+/// getpeername(2) of an internet socket.
+pub fn peer_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
+    internet(&getpeername(socket.as_raw_fd())?)
+}
+
+fn internet(name: &SockaddrStorage) -> Result<SocketAddr, Errno> {
     let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from(std::net::SocketAddrV4::from(*name)));
     let v6 = || name.as_sockaddr_in6().map(|name| SocketAddr::from(std::net::SocketAddrV6::from(*name)));
     v4.or_else(v6).ok_or(Errno::EAFNOSUPPORT)

@@ -30,6 +30,8 @@ pub struct Programs {
     pub capture: PathBuf,
     /// The same for i386.
     pub capture32: Option<PathBuf>,
+    /// SOCKS handshakes by every way of sending.
+    pub handshakes: PathBuf,
     /// Bad input.
     pub hostile: PathBuf,
     /// The same for i386.
@@ -70,6 +72,7 @@ pub fn programs() -> &'static Programs {
             dns32: can_do_narrow.then(|| build("dns-client32", &[sources.join("dns/client.c")], &narrow)),
             capture: build("capture", &capture, &[]),
             capture32: can_do_narrow.then(|| build("capture32", &capture, &narrow)),
+            handshakes: build("handshakes", &[sources.join("handshakes.c")], &[]),
             hostile: build("hostile", &hostile, &[]),
             hostile32: can_do_narrow.then(|| build("hostile32", &hostile, &narrow)),
         }

@@ -291,6 +291,45 @@ fn has_ended(pid: Pid) -> bool {
     crate::proc::Status::of(pid).map_or(true, |status| matches!(status.state, b'Z' | b'X'))
 }
 
+/// The way into namespaces that exist.
+struct Entrance {
+    holder: RawFd,
+    covered: Vec<CString>,
+    user: RawFd,
+    network: RawFd,
+}
+
+impl Entrance {
+    fn to(namespaces: &Namespaces) -> Self {
+        let Namespaces { holder, covered, user, network } = namespaces;
+        let [holder, user, network] = [holder, user, network].map(AsRawFd::as_raw_fd);
+        Self { holder, covered: covered.clone(), user, network }
+    }
+
+    /// In this order: each gives the right to enter the next. Async-signal-safe.
+    fn enter(&self) -> Result<(), Errno> {
+        // SAFETY: takes integers only.
+        let into = |fd, kind| check(unsafe { libc::setns(fd, kind) });
+        into(self.holder, libc::CLONE_NEWUSER)?;
+        if !self.covered.is_empty() {
+            // Root and working directory stay what they are, in mounts of our own.
+            // SAFETY: takes integers only.
+            check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+        }
+        for file in &self.covered {
+            let (null, kind) = (c"/dev/null".as_ptr(), std::ptr::null());
+            // SAFETY: C strings; without a type and data.
+            match check(unsafe { libc::mount(null, file.as_ptr(), kind, libc::MS_BIND, std::ptr::null()) }) {
+                // It is gone, or out of reach for PROGRAM too.
+                Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        into(self.user, libc::CLONE_NEWUSER)?;
+        into(self.network, libc::CLONE_NEWNET)
+    }
+}
+
 /// Everything that the child needs, made before the fork.
 struct ChildPlan {
     candidates: Vec<CString>,
@@ -305,7 +344,7 @@ struct ChildPlan {
     listener: bool,
     no_new_privs: bool,
     maps: Option<[(CString, Vec<u8>); 3]>,
-    namespaces: Option<[(RawFd, libc::c_int); 2]>,
+    namespaces: Option<Entrance>,
     inherited: Inherited,
     severed: Vec<RawFd>,
 }
@@ -350,11 +389,7 @@ impl ChildPlan {
             listener: setup.listener,
             no_new_privs: !setup.user_namespace && setup.namespaces.is_none() && !has_sys_admin(),
             maps: (setup.user_namespace && setup.namespaces.is_none()).then(identity_maps),
-            // In this order: only who is in the user namespace may enter the other.
-            namespaces: setup.namespaces.map(|namespaces| {
-                let (user, network) = (namespaces.user.as_raw_fd(), namespaces.network.as_raw_fd());
-                [(user, libc::CLONE_NEWUSER), (network, libc::CLONE_NEWNET)]
-            }),
+            namespaces: setup.namespaces.map(Entrance::to),
             inherited: command.inherited,
             severed: command.severed.clone(),
         })
@@ -371,9 +406,8 @@ impl ChildPlan {
 
     fn steps(&mut self, report: RawFd, go: RawFd) -> Result<(), (Stage, Errno)> {
         let at = |stage| move |errno| (stage, errno);
-        for (fd, kind) in self.namespaces.iter().flatten() {
-            // SAFETY: takes integers only.
-            check(unsafe { libc::setns(*fd, *kind) }).map_err(at(Stage::EnteringFailed))?;
+        if let Some(entrance) = &self.namespaces {
+            entrance.enter().map_err(at(Stage::EnteringFailed))?;
         }
         if let Some(maps) = &self.maps {
             // SAFETY: takes integers only.

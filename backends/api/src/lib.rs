@@ -42,7 +42,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use observed::{Observer, Scope};
 use remote::{Identity, Remote};
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -96,6 +96,10 @@ pub struct Plan {
 /// descriptors, or a process is in them.
 #[derive(Debug)]
 pub struct Namespaces {
+    /// The parent of the user namespace, to which PROGRAM's mounts belong: in there PROGRAM has no rights.
+    pub holder: OwnedFd,
+    /// Files that PROGRAM finds /dev/null in place of; those that aren't there are passed over.
+    pub covered: Vec<CString>,
     /// The user namespace.
     pub user: OwnedFd,
     /// The network namespace.
