@@ -110,7 +110,7 @@ fn what_is_not_built_is_refused_wherever_it_comes_from() {
     assert!(message.starts_with(part) && message.contains("environment"), "{message}");
     assert!(message.ends_with("is not built yet"), "{message}");
     assert!(unbuilt().contains(part), "{part}");
-    let flags = Options { capture: Some("x".into()), ..Options::default() };
+    let flags = Options { pid: Some("1".into()), ..Options::default() };
     assert!(error(&[], flags).contains("command line"));
     // The defaults of options that aren't built otherwise.
     let fine = [("SOCKSTRACE_DNS", "judge"), ("SOCKSTRACE_ALL", "0")];

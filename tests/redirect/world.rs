@@ -2,9 +2,11 @@
 
 use crate::support::capture::{Capture, Packet};
 use crate::support::run::Run;
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Error};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,6 +26,8 @@ pub struct World {
     pub dir: PathBuf,
     /// The witness on the program's side of the link.
     capture: Capture,
+    /// TCP connections of untraced runs: their last packets may come seconds later.
+    untraced: RefCell<HashSet<[SocketAddr; 2]>>,
     outside: Child,
     others: Vec<Child>,
 }
@@ -103,7 +107,8 @@ impl World {
             Some(outside.id()),
         );
         ip("route add default via 198.51.100.2\n-6 route add default via 2001:db8:1::2", None);
-        let world = Self { dir, capture: Capture::new(), outside, others: Vec::new() };
+        let untraced = RefCell::default();
+        let world = Self { dir, capture: Capture::new(), untraced, outside, others: Vec::new() };
         // The link comes up a moment later.
         Self::wait_for("2001:db8::9", 1080);
         Self::wait_for(PROXY, 1080);
@@ -229,7 +234,17 @@ impl World {
             }
             None => false,
         };
-        self.capture.drain().into_iter().filter(is_strange).collect()
+        let untraced = self.untraced.borrow();
+        let is_new = |packet: &Packet| flow(packet).is_none_or(|flow| !untraced.contains(&flow));
+        self.capture.drain().into_iter().filter(is_strange).filter(is_new).collect()
+    }
+
+    /// The packets of an untraced run that has ended. What still comes on its connections is nobody's later.
+    pub fn natives(&self) -> Vec<Packet> {
+        thread::sleep(Duration::from_millis(100));
+        let packets = self.strangers();
+        self.untraced.borrow_mut().extend(packets.iter().filter_map(flow));
+        packets
     }
 
     /// What the proxies of `services.py` were asked for since the last time.
@@ -239,6 +254,14 @@ impl World {
         let _ = fs::remove_file(log);
         text.lines().map(str::to_owned).collect()
     }
+}
+
+/// The two ends of a TCP connection, in either direction the same.
+fn flow(packet: &Packet) -> Option<[SocketAddr; 2]> {
+    let (source, destination) = packet.addresses.filter(|_| packet.protocol == 6)?;
+    let mut ends = [SocketAddr::new(source, packet.ports.0), SocketAddr::new(destination, packet.ports.1)];
+    ends.sort();
+    Some(ends)
 }
 
 impl Drop for World {
