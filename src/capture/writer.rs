@@ -219,6 +219,11 @@ impl Hand {
                 let start = Instant::now();
                 let closed = (self.sweep)(ended);
                 next_sweep = Instant::now() + start.elapsed() * SWEEP_SHARE;
+                // What went through a socket before it was found closed may have come while we looked.
+                let before = std::mem::take(&mut self.shared.queue().items);
+                for item in before {
+                    self.write(item);
+                }
                 for record in closed {
                     self.write(record.into());
                 }

@@ -327,7 +327,9 @@ static void named(void) {
     struct sockaddr_un odd = {.sun_family = AF_UNIX};
     static const char name[] = "\0../../\n\x1b[2J/etc/\xff";
     memcpy(odd.sun_path, name, sizeof name - 1);
-    socklen_t length = offsetof(struct sockaddr_un, sun_path) + sizeof name - 1;
+    // Others run at the same time, and these names are the whole namespace's.
+    int digits = sprintf(odd.sun_path + sizeof name - 1, "%d", (int)getpid());
+    socklen_t length = offsetof(struct sockaddr_un, sun_path) + sizeof name - 1 + digits;
     listener = socket(AF_UNIX, SOCK_SEQPACKET, 0);
     CHECK(bind(listener, (void *)&odd, length) == 0 && listen(listener, 5) == 0);
     client = socket(AF_UNIX, SOCK_SEQPACKET, 0);
