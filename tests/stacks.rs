@@ -160,7 +160,8 @@ fn coroutines() {
         let (ours, gdbs) = (lines(&stack), guest.gdb(guest.pid()));
         let end = ours.iter().position(|line| line.function.as_deref() == Some("coroutine")).unwrap() + 1;
         assert!(same(&ours[..end], &gdbs[..end]), "{ours:#?} {gdbs:#?}");
-        assert_eq!(ours[end].function.as_deref(), Some("__start_context"));
+        // The C library's own name, where its debug information is installed.
+        assert!(matches!(ours[end].function.as_deref(), None | Some("__start_context")), "{ours:#?}");
         assert_eq!(ours.len(), end + 1, "{ours:#?}");
         assert_eq!(stack.truncated, None);
     }
@@ -312,11 +313,14 @@ fn frame_pointers_where_there_is_nothing_else() {
     let program = folder.compile("gcc", "noreturn.c", flags).unwrap();
     let guest = Guest::start(&program, &[]);
     let (stack, _) = guest.trace(guest.pid(), Limits::default());
-    let found: Vec<_> = stack.frames.iter().map(|frame| (frame.function.as_deref().unwrap(), frame.how)).collect();
+    let found: Vec<_> =
+        stack.frames.iter().map(|frame| (frame.function.as_deref().unwrap_or_default(), frame.how)).collect();
     let start = found.iter().position(|frame| frame.0 == "stop").unwrap();
     let by = How::FramePointer;
-    let expected = [("never", by), ("caller", by), ("main", by), ("__libc_start_call_main", by)];
-    assert_eq!(found[start + 1..start + 5], expected);
+    assert_eq!(found[start + 1..start + 4], [("never", by), ("caller", by), ("main", by)]);
+    // The C library's own, named where its debug information is installed.
+    let caller = found[start + 4];
+    assert!(["__libc_start_call_main", ""].contains(&caller.0) && caller.1 == by, "{found:?}");
     assert_eq!(found.last().unwrap().0, "_start");
     assert_eq!(stack.truncated, None);
 }
