@@ -185,11 +185,13 @@ def main():
             ways["redsocks"] = ["setpriv", "--regid=65533", "--clear-groups", *python, "direct"]
     results = {}
     for what, amount in (("bulk", size), ("connect", CONNECTS), ("request", REQUESTS)):
-        for _ in range(rounds):
+        for turn in range(rounds):
             for way, words in ways.items():
                 run = subprocess.run([*words, what, str(amount)], capture_output=True, text=True, check=False)
+                # Of whoever failed in a round, that round doesn't count.
                 try:
-                    results.setdefault((what, way), []).append(float(run.stdout.split()[0]))
+                    seconds = float(run.stdout.split()[0])
+                    results.setdefault((what, way), {})[turn] = seconds
                 except (IndexError, ValueError):
                     print(f"{what} {way} failed: {run.stderr.strip()[-300:]}", file=sys.stderr)
     for child in children:
@@ -198,13 +200,20 @@ def main():
     shutil.rmtree(directory)
     for what, unit in (("bulk", "MiB/s"), ("connect", "µs"), ("request", "µs")):
         print(f"{what:22}{unit:>10}  ratio")
+        base = results.get((what, "socks client"), {})
         for way in ways:
-            if (what, way) in results:
-                median = statistics.median(results[what, way])
-                shown = size / (1 << 20) / median if what == "bulk" else median * 1e6
-                ratios = [base / own for base, own in zip(results[what, "socks client"], results[what, way])]
-                low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-                print(f"  {way:20}{shown:10.0f}  {middle:5.2f} ({low:.2f} to {high:.2f})")
+            own = results.get((what, way), {})
+            if not own:
+                print(f"  {way:20}    failed")
+                continue
+            median = statistics.median(own.values())
+            shown = size / (1 << 20) / median if what == "bulk" else median * 1e6
+            ratios = [base[turn] / value for turn, value in own.items() if turn in base]
+            if len(ratios) < 2:
+                print(f"  {way:20}{shown:10.0f}")
+                continue
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            print(f"  {way:20}{shown:10.0f}  {middle:5.2f} ({low:.2f} to {high:.2f})")
 
 
 main()
