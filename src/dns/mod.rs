@@ -16,8 +16,7 @@
 //!
 //! What it costs: the traps. `recvmsg`, `recvmmsg`, `getpeername` and `recvfrom` with an address stop, for
 //! all sockets of the tree, only in this mode; `read`, `recv` and all else don't. What isn't a UDP socket
-//! that could hear from us is then left to the kernel: a `recvmsg` on a UNIX socket takes 5.0 µs with seccomp
-//! and 7.8 with ptrace instead of 0.4 (unoptimised, on one processor); a page load of Chromium is no slower.
+//! that could hear from us is then left to the kernel.
 //!
 //! What the program can notice: `getsockname` tells a loopback address for a socket that is connected to a
 //! resolver. `getsockopt(SO_PEERNAME)`, /proc/net/udp and netlink socket diagnosis tell our address.
