@@ -2,10 +2,12 @@
 
 use super::{Bound, Command, Negotiation, Progress, Refusal, Target};
 use crate::policy::{Credentials, Endpoint, Proxy};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Why the proxy gave no answer.
@@ -74,13 +76,15 @@ impl Stream {
     fn open(proxy: &Proxy, deadline: Instant) -> Result<Self, Failure> {
         let socket = match proxy.endpoint() {
             Endpoint::Tcp(addresses) => {
-                let left = time_left(deadline)?;
-                let attempts = addresses.iter().map(|address| TcpStream::connect_timeout(address, left));
-                let tcp = first_good(attempts)?;
+                let attempt = |address| TcpStream::connect_timeout(address, time_left(deadline)?);
+                let tcp = first_good(addresses.iter().map(attempt))?;
                 tcp.set_nodelay(true)?;
                 Socket::Tcp(tcp)
             }
-            Endpoint::Unix(paths) => Socket::Unix(first_good(paths.iter().map(UnixStream::connect))?),
+            Endpoint::Unix(paths) => {
+                let attempt = |path: &PathBuf| connect_unix(path, time_left(deadline)?);
+                Socket::Unix(first_good(paths.iter().map(attempt))?)
+            }
         };
         Ok(Self { socket, deadline, early: Vec::new() })
     }
@@ -148,6 +152,16 @@ impl Read for Stream {
             }
         }
     }
+}
+
+/// `UnixStream::connect`, which would wait for ever for a proxy that accepts nothing: unix(7) has it wait no longer than
+/// `SO_SNDTIMEO`.
+fn connect_unix(path: &Path, left: Duration) -> io::Result<UnixStream> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = UnixStream::from(socket);
+    stream.set_write_timeout(Some(left))?;
+    connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(stream)
 }
 
 fn time_left(deadline: Instant) -> io::Result<Duration> {
@@ -286,5 +300,23 @@ mod tests {
         let error = resolve(&proxy, "a.example", start + Duration::from_millis(200)).unwrap_err();
         assert!(matches!(error, Failure::Broken(_)), "{error:?}");
         assert!(start.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_unix_proxy_that_accepts_nothing_ends_at_the_deadline() {
+        use nix::sys::socket::{Backlog, bind, listen};
+        let path = std::env::temp_dir().join(format!("sockstrace-blocking-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        // Its queue takes one.
+        let _first = UnixStream::connect(&path).unwrap();
+        let proxy: Proxy = format!("socks5+unix://{}", path.display()).parse().unwrap();
+        let (said, heard) = std::sync::mpsc::channel();
+        thread::spawn(move || said.send(resolve(&proxy, "a.example", Instant::now() + Duration::from_millis(200))));
+        let answer = heard.recv_timeout(Duration::from_secs(10));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(answer, Ok(Err(Failure::Broken(_)))), "{answer:?}");
     }
 }
