@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::config::{Options, unbuilt};
+use crate::config::Options;
 use crate::{capture::show, learn, report};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -11,6 +11,14 @@ use std::path::PathBuf;
 
 /// The exit status of sockstrace's own failures.
 pub const FAILURE: u8 = 125;
+
+/// What the help ends with.
+const NOTES: &str = "Every option can stand in the --config file under its long name (on-leak = \"log\"; an array \
+     where it is repeatable), and in the environment as SOCKSTRACE_ON_LEAK (repeatable ones separated by commas; \
+     SOCKSTRACE_CONFIG names the file). Flags override the environment, which overrides the file; a repeatable \
+     option is replaced as a whole.\n\n\
+     Exit status: PROGRAM's own (128+N where signal N ended it); --leak-exit-code where it ended with 0 and \
+     something leaked; 125 where sockstrace failed, 126 where PROGRAM can't be executed, 127 where it is not found.";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,7 +64,7 @@ pub struct Run {
                       sockstrace doctor\n       \
                       sockstrace report [OPTIONS] EVENTS.jsonl...\n       \
                       sockstrace learn [-o FILE] EVENTS.jsonl...",
-    after_help = notes()
+    after_help = NOTES
 )]
 struct Cli {
     /// The same options as TOML
@@ -72,20 +80,6 @@ struct Cli {
 
     #[command(subcommand)]
     command: Option<Command>,
-}
-
-fn notes() -> String {
-    format!(
-        "Every option can stand in the --config file under its long name (on-leak = \"log\"; an array \
-         where it is repeatable), and in the environment as SOCKSTRACE_ON_LEAK (repeatable ones \
-         separated by commas; SOCKSTRACE_CONFIG names the file). Flags override the environment, which \
-         overrides the file; a repeatable option is replaced as a whole.\n\n\
-         Exit status: PROGRAM's own (128+N where signal N ended it); --leak-exit-code where it ended \
-         with 0 and something leaked; 125 where sockstrace failed, 126 where PROGRAM can't be executed, \
-         127 where it is not found.\n\n\
-         Not built yet, and refused: {}.",
-        unbuilt()
-    )
 }
 
 #[derive(Debug, Subcommand)]

@@ -95,6 +95,9 @@ pub struct Call {
     pub syscall: &'static str,
     /// The binary interface.
     pub abi: &'static str,
+    /// What carried it out, where that was no system call: `io_uring`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<&'static str>,
     /// The caller's descriptor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fd: Option<i32>,
@@ -389,6 +392,7 @@ pub(crate) mod tests {
             },
             syscall: "connect",
             abi: "x86_64",
+            via: None,
             fd: Some(5),
             socket: Some(Socket::from(&SocketKind { family: Family::INET, kind: SocketType::STREAM, protocol: 6 })),
             address: Some("203.0.113.5:80".into()),

@@ -120,6 +120,7 @@ fn plan(config: &Config) -> Plan {
         peers: config.dns != Mode::Judge
             || (redirects && policy.first_proxy().is_some_and(Datagrams::may_be_offered)),
         redirects: lands_connections(config),
+        hooked: None,
     };
     Plan {
         traps: interest::traps(interest),
@@ -131,6 +132,7 @@ fn plan(config: &Config) -> Plan {
         observe_results: config.on_leak == OnLeak::Log,
         user_namespace: config.user_namespace,
         namespaces: None,
+        hooks: None,
     }
 }
 
@@ -178,9 +180,19 @@ fn run_on(
     let mut unavailable = BackendError::Unavailable("no backend works here: see `sockstrace doctor`".into());
     while let Some(backend) = candidates.next() {
         let capabilities = backend.capabilities();
-        check(&*backend, capabilities, pipeline)?;
+        if let Err(why) = check(&*backend, capabilities, pipeline) {
+            if name.is_some() || candidates.peek().is_none() {
+                // What the better ones lack is the user's to mend, not what this one can't do.
+                return Err(if first { why } else { unavailable });
+            }
+            continue;
+        }
+        if first && name.is_none() && pipeline.tells_people() {
+            say(&format!("backend {}: the first of --backend auto that can do all that is asked", backend.name()));
+        }
         let shows_results = plan.observe_results && capabilities.observes_results;
         let plan = Plan { observe_results: shows_results || captures, ..plan.clone() };
+        let plan = if capabilities.hooks { pipeline.plan_with_hooks(plan) } else { plan };
         pipeline.begin(backend.name(), shows_results, capabilities);
         if first {
             command.severed = pipeline.judge_inherited();
@@ -206,8 +218,26 @@ fn run_on(
 
 /// Options are held against what the backend can do before the program starts.
 fn check(backend: &dyn Backend, capabilities: Capabilities, pipeline: &Pipeline) -> Result<(), BackendError> {
-    if pipeline.on_leak() != OnLeak::Log && !(capabilities.refuse && capabilities.perform) {
-        let what = format!("the {} backend can only record: use --on-leak log", backend.name());
+    let acts = match pipeline.on_leak() {
+        OnLeak::Log => true,
+        OnLeak::Block | OnLeak::Kill | OnLeak::KillTree => {
+            capabilities.refuse && (capabilities.perform || capabilities.hooks)
+        }
+        OnLeak::Redirect | OnLeak::Core => capabilities.refuse && capabilities.perform,
+    };
+    if !acts {
+        let able = if capabilities.hooks { "log, block, kill or kill-tree" } else { "log" };
+        let what = format!("the {} backend can't do that to leaks: use --on-leak {able}", backend.name());
+        return Err(BackendError::Unavailable(what));
+    }
+    let carried = [
+        ("--isolate", pipeline.isolates()),
+        ("--dns redirect", pipeline.redirects_dns()),
+        ("--socks-auth, --socks-isolation and --socks-names", pipeline.inspects()),
+    ];
+    if let Some((option, _)) = carried.iter().find(|(_, asked)| *asked && !capabilities.perform) {
+        let what =
+            format!("the {} backend can't carry traffic for {option}: use another --backend", backend.name());
         return Err(BackendError::Unavailable(what));
     }
     if pipeline.stack() == Stack::Always && !capabilities.looks {

@@ -1,4 +1,4 @@
-//! `--all`: the whole machine is watched until somebody ends that.
+//! `--all` and `--pid`: what runs already is watched until somebody ends that, or it ends itself.
 
 use crate::backends;
 use crate::cli::FAILURE;
@@ -23,8 +23,10 @@ fn try_watch(mut config: Config) -> Result<u8, BackendError> {
     // On standard error among lines that a machine reads, words for a person would be in the way.
     let tell = if config.output.is_some() || config.format == Format::Human { say } else { |_: &str| () };
     let scope = watching.scope.clone();
+    let leaked = config.leak_exit_code as u8;
     let witness = Witness::new(config, watching, backend.name(), recorder, tell);
     let status = match backend.watch(&scope, &witness) {
+        Ok(()) if scope.attaches && witness.saw_leaks() => leaked,
         Ok(()) => 0,
         Err(error) => complain(&error),
     };

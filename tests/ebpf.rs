@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "ebpf/attach.rs"]
+mod attach;
 #[allow(dead_code, reason = "judging by event is for backends that run programs")]
 #[path = "vectors/check.rs"]
 mod check;
@@ -25,7 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use support::stage::Stage;
 use table::{At, Exception, Fixture, Native, Vector};
-use watcher::{Watcher, can_watch};
+use watcher::Watcher;
 
 /// What is watched: rows that are about other calls are not for this backend yet.
 const WATCHED: [&str; 8] = ["connect", "bind", "listen", "accept", "accept4", "sendto", "sendmsg", "sendmmsg"];
@@ -67,7 +69,7 @@ fn left_out(row: &Vector) -> Option<&'static str> {
 fn alone() -> Option<MutexGuard<'static, ()>> {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    can_watch().then_some(alone)
+    support::ebpf_works().then_some(alone)
 }
 
 /// Every way past the proxy is seen, with the address that the kernel used, while it goes through.
@@ -103,7 +105,8 @@ fn every_vector_is_seen() {
             row.calls.contains(&text(event, "syscall"))
                 && has_address(event, row.address)
                 && text(event, "class") == row.class
-                && (row.abi == text(event, "abi") || text(event, "abi") == "io_uring")
+                && row.abi == text(event, "abi")
+                && (!row.guest.starts_with("uring-") || text(event, "via") == "io_uring")
         };
         let seen = watcher.wait_for(Duration::from_secs(2), fits);
         checked += 1;

@@ -96,6 +96,28 @@ fn ptrace_kill_tree() {
     table("ptrace_kill_tree", Mode::KillTree("ptrace"), None);
 }
 
+/// With programs in the kernel, where they may be loaded.
+fn in_kernel(test: &str, mode: Mode) {
+    if support::ebpf_works() {
+        table(test, mode, None);
+    }
+}
+
+#[test]
+fn ebpf_log() {
+    in_kernel("ebpf_log", Mode::Log("ebpf"));
+}
+
+#[test]
+fn ebpf_block() {
+    in_kernel("ebpf_block", Mode::Block("ebpf"));
+}
+
+#[test]
+fn ebpf_kill_tree() {
+    in_kernel("ebpf_kill_tree", Mode::KillTree("ebpf"));
+}
+
 /// An ordinary user's uid; nobody.
 const ORDINARY: u32 = 65534;
 

@@ -24,7 +24,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("watch.bpf.o");
     let built = Command::new(&clang)
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror", target])
-        .args(["-Wno-unused-function", "-Wno-unused-const-variable"])
+        .args(["-Wno-unused-function", "-Wno-unused-const-variable", "-Wno-unused-parameter"])
         // No path of the machine that builds in what is built.
         .arg(format!("-fdebug-prefix-map={}=.", env::current_dir().unwrap_or_default().display()))
         .args(["-c", "bpf/watch.bpf.c", "-o"])

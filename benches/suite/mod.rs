@@ -4,6 +4,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Instant;
 
 /// All of `workloads.toml`.
@@ -109,7 +110,9 @@ impl Suite {
     }
 
     fn has(&self, supervisor: &str) -> bool {
-        self.supervisors[supervisor].first().is_none_or(|program| is_installed(program))
+        let words = &self.supervisors[supervisor];
+        let can = !words.iter().any(|word| word == "--backend=ebpf") || *EBPF_WORKS;
+        can && words.first().is_none_or(|program| is_installed(program))
     }
 
     /// One run; the figure in the workload's unit.
@@ -148,6 +151,17 @@ impl Suite {
         places.fold(word.to_owned(), |word, (name, path)| word.replace(&format!("{{{name}}}"), &path))
     }
 }
+
+/// Whether programs may be loaded into this kernel.
+static EBPF_WORKS: LazyLock<bool> = LazyLock::new(|| {
+    let doctor = Command::new(env!("CARGO_BIN_EXE_sockstrace")).arg("doctor").output();
+    let works =
+        doctor.is_ok_and(|it| String::from_utf8_lossy(&it.stdout).lines().any(|line| line == "ebpf: works"));
+    if !works {
+        eprintln!("ebpf is left out: it doesn't work here (see `sockstrace doctor`)");
+    }
+    works
+});
 
 /// The words of a line, as a shell has them: quotes keep some together.
 fn words(line: &str) -> Vec<String> {

@@ -8,12 +8,10 @@ mod choices;
 mod errno;
 mod options;
 mod scope;
-mod unbuilt;
 
 pub use choices::{BackendChoice, Format, IsolateBy, IsolateFormat, Leftover, Live, OnLeak, Stack, Trace};
 pub use options::{Options, Source};
 pub use scope::Watching;
-pub use unbuilt::unbuilt;
 
 use crate::capture::Wish;
 use crate::cli::Run;
@@ -74,7 +72,7 @@ pub struct Config {
     pub live: Live,
     /// What is captured.
     pub capture: Option<Wish>,
-    /// What is watched where there is no PROGRAM (`--all`).
+    /// What is watched where there is no PROGRAM (`--all`, `--pid`).
     pub watching: Option<Watching>,
     /// PROGRAM and its arguments; empty with `watching` alone.
     pub program: Vec<OsString>,
@@ -102,12 +100,8 @@ impl Config {
     /// Names option, value, source, and what would be accepted.
     pub fn load(run: Run, get: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let layers = layers(run.config, run.options, get)?;
-        unbuilt::check(&layers)?;
         let watching = scope::watching(&layers, !run.program.is_empty())?;
         let backend = choice("backend", layers.backend.as_ref())?;
-        if let (BackendChoice::Ebpf, None, Some(given)) = (backend, &watching, &layers.backend) {
-            return Err(scope::ebpf_watches_only(&given.source));
-        }
         if run.program.is_empty() && watching.is_none() {
             return Err(ConfigError("PROGRAM is missing: sockstrace [OPTIONS] [--] PROGRAM [ARG]...".into()));
         }
@@ -132,7 +126,7 @@ impl Config {
             leftover: choice("leftover", layers.leftover.as_ref())?,
             strict: choice::<Syscalls>("syscalls", layers.syscalls.as_ref())? == Syscalls::Strict,
             trace: match &layers.trace {
-                None if watching.is_some() => Trace::All,
+                None if layers.all.as_ref().is_some_and(|given| given.value) => Trace::All,
                 given => choice("trace", given.as_ref())?,
             },
             stack: choice("stack", layers.stack.as_ref())?,

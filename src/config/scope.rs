@@ -1,6 +1,6 @@
-//! What `--all` watches: `--calls` and `--filter`.
+//! What `--all` and `--pid` watch: `--calls` and `--filter`.
 
-use super::options::{Given, Layers, Source};
+use super::options::{Given, Layers};
 use super::{ConfigError, choice, refused};
 use crate::config::BackendChoice;
 use crate::policy::{Rule, Rules};
@@ -44,42 +44,52 @@ const WITHOUT_MEANING: [&str; 11] = [
 const KEYS: &str = "pid=PID (with its descendants), name=NAME, uid=USER, cgroup=PATH, netns=PATH or number, \
                     port=PORT or PORT-PORT, address=RULE as of --allow";
 
-/// What is asked for with `--all`; `None` without.
+/// What is asked for with `--all` or `--pid`; `None` without.
 pub(super) fn watching(layers: &Layers, has_program: bool) -> Result<Option<Watching>, ConfigError> {
-    let Some(all) = layers.all.as_ref().filter(|given| given.value) else {
-        for (option, source) in [
-            ("calls", layers.calls.as_ref().map(|given| &given.source)),
-            ("filter", layers.filter.as_ref().map(|given| &given.source)),
-        ] {
-            if let Some(source) = source {
-                return Err(ConfigError(format!("--{option} ({source}) is for --all alone")));
-            }
+    let all = layers.all.as_ref().filter(|given| given.value);
+    let (option, source) = match (all, &layers.pid) {
+        (Some(all), None) => ("all", &all.source),
+        (None, Some(pid)) => ("pid", &pid.source),
+        (Some(all), Some(_)) => {
+            let why = "--pid is given too: it is one or the other (--filter pid=PID narrows --all)";
+            return Err(refused("all", "true", &all.source, why));
         }
-        return Ok(None);
+        (None, None) => return no_watching(layers),
     };
+    let attached = layers.pid.as_ref().map(process).transpose()?;
     if has_program {
-        let why = "a PROGRAM is given too: it is one or the other";
-        return Err(refused("all", "true", &all.source, why));
+        let value = layers.pid.as_ref().map_or("true", |given| &given.value);
+        return Err(refused(option, value, source, "a PROGRAM is given too: it is one or the other"));
     }
     for (option, value, source) in layers.given() {
         let why = match (option, value.as_str()) {
             ("backend", _) => match choice::<BackendChoice>("backend", layers.backend.as_ref())? {
                 BackendChoice::Auto | BackendChoice::Ebpf => continue,
-                _ => "with --all accepted: auto, ebpf",
+                _ => "to watch what runs already, accepted: auto, ebpf",
             },
             ("on_leak", "log") | ("stack", "auto" | "never") | ("dns", "judge") => continue,
-            ("on_leak", _) => "with --all accepted: log (the whole machine is watched, never judged with force)",
-            ("stack", _) => "with --all there are no stacks yet; accepted: never",
-            ("dns", _) => "with --all accepted: judge",
-            (option, _) if option.starts_with("capture") => "with --all no payloads are captured: run a PROGRAM",
-            (option, _) if WITHOUT_MEANING.contains(&option) => "it has no meaning with --all",
+            ("on_leak", _) => {
+                "what runs already is only watched: it has sockets that no rule was asked about; accepted: log"
+            }
+            ("stack", _) => "what runs already gives no stacks yet; accepted: never",
+            ("dns", _) => "with --all and --pid accepted: judge",
+            ("leak_exit_code", _) if attached.is_some() => continue,
+            (option, _) if option.starts_with("capture") => {
+                "with --all and --pid no payloads are captured: run a PROGRAM"
+            }
+            (option, _) if WITHOUT_MEANING.contains(&option) => "it has no meaning with --all and --pid",
             _ => continue,
         };
         return Err(refused(option, &value, source, why));
     }
     let (calls, states) = calls(layers.calls.as_ref())?;
     let mut watching = Watching {
-        scope: Scope { calls, states, filters: Filters::default() },
+        scope: Scope {
+            calls,
+            states,
+            filters: Filters { trees: attached.into_iter().collect(), ..Filters::default() },
+            attaches: attached.is_some(),
+        },
         addresses: None,
         ports: Vec::new(),
     };
@@ -95,6 +105,25 @@ pub(super) fn watching(layers: &Layers, has_program: bool) -> Result<Option<Watc
         }
     }
     Ok(Some(watching))
+}
+
+/// Without `--all` and `--pid`.
+fn no_watching(layers: &Layers) -> Result<Option<Watching>, ConfigError> {
+    for (option, source) in [
+        ("calls", layers.calls.as_ref().map(|given| &given.source)),
+        ("filter", layers.filter.as_ref().map(|given| &given.source)),
+    ] {
+        if let Some(source) = source {
+            return Err(ConfigError(format!("--{option} ({source}) is for --all and --pid alone")));
+        }
+    }
+    Ok(None)
+}
+
+/// The process of `--pid`.
+fn process(given: &Given<String>) -> Result<Pid, ConfigError> {
+    let number = given.value.parse::<i32>().ok().filter(|pid| *pid > 0);
+    number.map(Pid::from_raw).ok_or_else(|| refused("pid", &given.value, &given.source, "accepted: a process id"))
 }
 
 fn calls(given: Option<&Given<Vec<String>>>) -> Result<(Vec<SocketCall>, bool), ConfigError> {
@@ -190,11 +219,4 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
         return Err("the port range ends before it starts".into());
     }
     Ok(first..=last)
-}
-
-/// Says that what was chosen needs `--all`.
-pub(super) fn ebpf_watches_only(source: &Source) -> ConfigError {
-    ConfigError(format!(
-        "--backend ebpf ({source}) is for --all alone: running a PROGRAM under it is not built yet"
-    ))
 }

@@ -104,15 +104,7 @@ fn messages_name_option_value_source_and_what_is_accepted() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_wherever_it_comes_from() {
-    let (variable, value, part) = ("PID", "1", "--pid");
-    let message = error(&[(&format!("SOCKSTRACE_{variable}"), value)], Options::default());
-    assert!(message.starts_with(part) && message.contains("environment"), "{message}");
-    assert!(message.ends_with("is not built yet"), "{message}");
-    assert!(unbuilt().contains(part), "{part}");
-    let flags = Options { pid: Some("1".into()), ..Options::default() };
-    assert!(error(&[], flags).contains("command line"));
-    // The defaults of options that aren't built otherwise.
+fn defaults_may_be_named() {
     let fine = [("SOCKSTRACE_DNS", "judge"), ("SOCKSTRACE_ALL", "0")];
     assert!(load(None, &fine, Options::default()).is_ok());
     assert!(error(&[("SOCKSTRACE_STACK", "x")], Options::default()).contains("accepted: auto, always, never"));
@@ -198,9 +190,8 @@ fn what_has_no_meaning_beside_all_is_refused() {
     for options in [
         Options { calls: Some(vec!["connect".into()]), ..none() },
         Options { filter: Some(vec!["uid=0".into()]), ..none() },
-        Options { backend: Some("ebpf".into()), ..none() },
     ] {
-        assert!(load(None, &[], options).unwrap_err().to_string().contains("--all alone"));
+        assert!(load(None, &[], options).unwrap_err().to_string().contains("--all and --pid alone"));
     }
     assert!(load_all(Options { backend: Some("ebpf".into()), ..none() }).is_ok());
 }
@@ -264,4 +255,24 @@ fn isolation_is_refused_where_it_would_do_nothing() {
     assert!(error(&[], lone).contains("--isolate-by"));
     let word = Options { isolate_by: Some("x".into()), ..flags("socks5://127.0.0.1:1", "redirect") };
     assert!(error(&[], word).contains("connection, destination, process, run"));
+}
+
+#[test]
+fn a_process_is_attached_to() {
+    let load_pid = |pid: &str, options: Options| {
+        let run = Run { options: Options { pid: Some(pid.into()), ..options }, ..Run::default() };
+        Config::load(run, &|_| None)
+    };
+    let none = Options::default;
+    let config = load_pid("77", none()).unwrap();
+    let scope = config.watching.unwrap().scope;
+    assert_eq!((config.on_leak, config.trace, scope.attaches), (OnLeak::Log, Trace::Leaks, true));
+    assert_eq!(scope.filters.trees, [nix::unistd::Pid::from_raw(77)]);
+    assert!(!load_all(none()).unwrap().watching.unwrap().scope.attaches);
+    for pid in ["0", "-1", "init", ""] {
+        assert!(load_pid(pid, none()).unwrap_err().to_string().contains("a process id"), "{pid}");
+    }
+    assert!(load_pid("1", Options { all: Some(true), ..none() }).unwrap_err().to_string().contains("--pid"));
+    assert!(load_pid("1", Options { on_leak: Some("kill".into()), ..none() }).is_err());
+    assert!(load_pid("1", Options { leak_exit_code: Some("3".into()), ..none() }).is_ok());
 }

@@ -22,6 +22,7 @@
 
 use super::decode::IPV6_2292RTHDR;
 use super::delegate::{ATTACHING, TIOCLINUX, TIOCSTI};
+use super::{Family, SocketKind, SocketType};
 use sockstrace_backend::{Comparison, Condition, Syscall, Trap};
 
 /// What the traps depend on.
@@ -36,6 +37,30 @@ pub struct Interest {
     pub peers: bool,
     /// Connections may lead elsewhere than the program knows, so that what names their ends must be corrected.
     pub redirects: bool,
+    /// What is judged in the kernel, and not to be stopped at.
+    pub hooked: Option<Hooked>,
+}
+
+/// How internet destinations are judged in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hooked {
+    /// They are refused there, so that nothing may be left to what the hooks can't see.
+    pub refuses: bool,
+    /// They are to be held up all the same: UNIX destinations are judged, which the hooks can't, or who leaks is to
+    /// wait until the whole tree has been killed.
+    pub holds: bool,
+}
+
+impl Hooked {
+    /// The calls that the hooks judge alone.
+    #[must_use]
+    pub fn covers(self, call: Syscall) -> bool {
+        match call {
+            Syscall::Connect | Syscall::Sendto => !self.holds,
+            Syscall::IoUringSetup => !self.refuses && !self.holds,
+            _ => false,
+        }
+    }
 }
 
 /// `SO_BINDTOIFINDEX` of <asm-generic/socket.h>.
@@ -146,13 +171,21 @@ pub fn traps(interest: Interest) -> Vec<Trap> {
     if interest.incoming {
         traps.extend([Syscall::Bind, Syscall::Listen, Syscall::Accept, Syscall::Accept4].map(Trap::always));
     }
+    if let Some(hooked) = interest.hooked {
+        // Netlink dumps are read from what is sent.
+        let is_needed = |call| call == Syscall::Sendto && interest.disclosure;
+        traps.retain(|trap| !hooked.covers(trap.syscall) || is_needed(trap.syscall));
+        traps.extend(unhooked_sockets());
+    }
     traps
 }
+
+/// `SOCK_TYPE_MASK`, include/linux/net.h
+const TYPE_MASK: u64 = 0xF;
 
 /// All kinds of socket but streams and datagrams of UNIX, IPv4 and IPv6, and netlink, which are judged
 /// when they are used.
 fn sockets() -> Vec<Trap> {
-    const TYPE_MASK: u64 = 0xF; // SOCK_TYPE_MASK, include/linux/net.h
     const IPPROTO_L2TP: i32 = 115;
     const SOCK_PACKET: i32 = 10; // obsolete: packets of an interface, under AF_INET
     let family = |value| Condition::new(0, Comparison::int_equal(value));
@@ -177,6 +210,38 @@ fn sockets() -> Vec<Trap> {
     traps
 }
 
+/// Kinds of internet sockets whose connects or sends no hook of the kernel sees: all but TCP, MPTCP and UDP.
+fn unhooked_sockets() -> Vec<Trap> {
+    let mut traps = Vec::new();
+    for internet in [libc::AF_INET, libc::AF_INET6] {
+        let family = Condition::new(0, Comparison::int_equal(internet));
+        let kind = |value| Condition::new(1, Comparison::Masked { mask: TYPE_MASK, expected: value });
+        let protocol = |comparison| Condition::new(2, comparison);
+        let (stream, datagram, dccp) = (libc::SOCK_STREAM as u64, libc::SOCK_DGRAM as u64, libc::SOCK_DCCP as u64);
+        let (tcp, udp) = (libc::IPPROTO_TCP as u64, libc::IPPROTO_UDP as u64);
+        traps.push(Trap::when(Syscall::Socket, [family, kind(dccp)]));
+        // MPTCP's number is above TCP's: it is looked at, and let go.
+        traps.push(Trap::when(Syscall::Socket, [family, kind(stream), protocol(Comparison::Greater(tcp))]));
+        traps.push(Trap::when(Syscall::Socket, [family, kind(datagram), protocol(Comparison::Greater(udp))]));
+        let icmp = Comparison::int_equal(libc::IPPROTO_ICMP);
+        traps.push(Trap::when(Syscall::Socket, [family, kind(datagram), protocol(icmp)]));
+    }
+    traps
+}
+
+/// Whether the hooks of the kernel see all that such a socket sends to (UNIX and netlink sockets leave no host).
+#[must_use]
+pub fn is_hooked(socket: &SocketKind) -> bool {
+    match (socket.family, socket.kind) {
+        (Family::UNIX | Family::NETLINK | Family::ALG, _) => true,
+        (Family::INET | Family::INET6, SocketType::STREAM) => {
+            matches!(socket.protocol, 0 | libc::IPPROTO_TCP | libc::IPPROTO_MPTCP)
+        }
+        (Family::INET | Family::INET6, SocketType::DGRAM) => matches!(socket.protocol, 0 | libc::IPPROTO_UDP),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,7 +250,8 @@ mod tests {
         traps(interest).iter().any(|trap| trap.matches(syscall, &args))
     }
 
-    const PLAIN: Interest = Interest { incoming: false, disclosure: false, peers: false, redirects: false };
+    const PLAIN: Interest =
+        Interest { incoming: false, disclosure: false, peers: false, redirects: false, hooked: None };
 
     #[test]
     fn ordinary_sockets_are_not_stopped_at() {
@@ -225,5 +291,45 @@ mod tests {
         }
         assert!(trapped(peers, Syscall::Recvfrom, [3, 1, 1, 0, 1 << 40, 1]));
         assert!(!trapped(peers, Syscall::Recvfrom, [3, 1, 1, 0, 0, 0]));
+    }
+
+    #[test]
+    fn what_the_hooks_judge_is_not_stopped_at() {
+        let hooked = |refuses, holds| Interest { hooked: Some(Hooked { refuses, holds }), ..PLAIN };
+        let sendto = [3, 1, 1, 0, 1, 16];
+        for (interest, connect, ring) in [
+            (hooked(false, false), false, false),
+            (hooked(true, false), false, true),
+            (hooked(true, true), true, true),
+            (hooked(false, true), true, true),
+        ] {
+            assert_eq!(trapped(interest, Syscall::Connect, [0; 6]), connect, "{interest:?}");
+            assert_eq!(trapped(interest, Syscall::Sendto, sendto), connect, "{interest:?}");
+            assert_eq!(trapped(interest, Syscall::IoUringSetup, [0; 6]), ring, "{interest:?}");
+            assert!(trapped(interest, Syscall::Sendmsg, [0; 6]));
+        }
+        assert!(trapped(
+            Interest { disclosure: true, ..hooked(false, false) },
+            Syscall::Sendto,
+            [3, 1, 1, 0, 0, 0]
+        ));
+    }
+
+    #[test]
+    fn sockets_that_no_hook_sees_are_stopped_at() {
+        let interest = Interest { hooked: Some(Hooked { refuses: true, holds: false }), ..PLAIN };
+        for (domain, kind, protocol) in
+            [(2, 2, 1), (10, 2, 58), (2, 2, 136), (10, 6, 0), (2, 1, 256), (2, 0x80802, 136), (40, 1, 0)]
+        {
+            let socket = SocketKind { family: Family(domain), kind: SocketType::from_argument(kind), protocol };
+            let args = [domain as u64, kind as u64, protocol as u64, 0, 0, 0];
+            assert!(!is_hooked(&socket) && trapped(interest, Syscall::Socket, args), "{socket:?}");
+        }
+        for (domain, kind, protocol) in
+            [(1, 1, 0), (2, 1, 6), (10, 1, 262), (2, 2, 0), (10, 0x80802, 17), (16, 3, 0)]
+        {
+            let socket = SocketKind { family: Family(domain), kind: SocketType::from_argument(kind), protocol };
+            assert!(is_hooked(&socket), "{socket:?}");
+        }
     }
 }

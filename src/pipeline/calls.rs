@@ -426,7 +426,8 @@ impl Scene<'_> {
         let (domain, kind, protocol) = (call.int(0), call.int(1), call.int(2));
         let asked = SocketKind { family: Family(domain), kind: SocketType::from_argument(kind), protocol };
         let subject = Subject { socket: Some(&asked), ..Subject::default() };
-        self.decide(subject, &Operation::Open, || {
+        let operation = self.opening(&asked);
+        self.decide(subject, &operation, || {
             if call.from_memory { Outcome::Reply(Reply::OpenSocket { domain, kind, protocol }) } else { CONTINUE }
         })
     }

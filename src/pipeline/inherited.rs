@@ -74,6 +74,7 @@ impl Pipeline {
                 who: self.who(own, own, names_of(own)),
                 syscall: "execve",
                 abi: sockstrace_backend::arch::ABIS.first().map_or("", |abi| abi.name()),
+                via: None,
                 fd: Some(fd),
                 socket: kind.as_ref().map(Socket::from),
                 address: address.and_then(event::address),

@@ -82,6 +82,7 @@ impl Pipeline {
                 who: client.who.clone(),
                 syscall: client.syscall,
                 abi: client.abi,
+                via: None,
                 fd: client.fd,
                 socket: client.socket.clone(),
                 address: Some(client.address.clone()),

@@ -6,6 +6,7 @@ mod calls;
 mod captured;
 mod datagrams;
 mod dns;
+mod hooked;
 mod inherited;
 mod inspected;
 mod isolated;
@@ -21,7 +22,7 @@ use crate::action::perform::unix_path::Found;
 use crate::action::perform::{Performed, Performer, failed};
 use crate::capture::Recording;
 use crate::cli::FAILURE;
-use crate::config::{Config, OnLeak, Trace};
+use crate::config::{Config, Format, OnLeak, Trace};
 use crate::dns::Dns;
 use crate::event::{self, Action, Body, Call, Change, Event, Judgement, Process, Summary, Who};
 use crate::isolate::Isolation;
@@ -38,6 +39,7 @@ use crate::stacks::Stacks;
 use captured::Capturing;
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use sockstrace_backend::observed::Observation;
 use sockstrace_backend::{
     Capabilities, Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc,
 };
@@ -79,6 +81,8 @@ pub struct Pipeline {
     looks: AtomicBool,
     /// Calls that were let go and looked at come again.
     repeats: AtomicBool,
+    /// Internet destinations are judged in the kernel.
+    hooks: AtomicBool,
     stacks: Arc<Stacks>,
     judged: AtomicU64,
     leaks: AtomicU64,
@@ -101,6 +105,8 @@ struct Seen {
     pending: HashMap<u64, Vec<Slip>>,
     /// Calls that were let go with a look, and may come again.
     let_go: BTreeMap<u64, Before>,
+    /// What is known for calls that are judged in the kernel.
+    hooked: hooked::Known,
 }
 
 /// A call on its way.
@@ -148,6 +154,7 @@ impl Pipeline {
             observes_results: AtomicBool::new(false),
             looks: AtomicBool::new(false),
             repeats: AtomicBool::new(false),
+            hooks: AtomicBool::new(false),
             stacks: Arc::default(),
             judged: AtomicU64::new(0),
             leaks: AtomicU64::new(0),
@@ -164,9 +171,34 @@ impl Pipeline {
         self.observes_results.store(observes_results, Ordering::SeqCst);
         self.looks.store(capabilities.looks && self.shows_stacks(), Ordering::SeqCst);
         self.repeats.store(capabilities.repeats, Ordering::SeqCst);
+        self.hooks.store(capabilities.hooks, Ordering::SeqCst);
         if let Some(recording) = self.recording() {
             recording.begin(backend);
         }
+    }
+
+    /// Whether words for a person are in nobody's way: not among lines that a machine reads.
+    #[must_use]
+    pub fn tells_people(&self) -> bool {
+        self.config.output.is_some() || self.config.format == Format::Human
+    }
+
+    /// Whether queries are redirected.
+    #[must_use]
+    pub fn redirects_dns(&self) -> bool {
+        self.dns.is_some()
+    }
+
+    /// Whether handshakes with a proxy are judged.
+    #[must_use]
+    pub fn inspects(&self) -> bool {
+        self.config.handshake.is_some()
+    }
+
+    /// Whether PROGRAM is isolated.
+    #[must_use]
+    pub fn isolates(&self) -> bool {
+        self.isolation.is_some()
     }
 
     /// What happens to leaks.
@@ -193,7 +225,8 @@ impl Pipeline {
             // What could not be written may have been a leak.
             0 => {
                 self.recorder.settle(LAST_STACKS);
-                if self.recorder.dropped() > 0 { FAILURE } else { 0 }
+                let lost = self.seen().hooked.lost();
+                if lost > 0 || self.recorder.dropped() > 0 { FAILURE } else { 0 }
             }
             status => status,
         }
@@ -214,7 +247,7 @@ impl Pipeline {
             events: self.judged.load(Ordering::SeqCst),
             leaks: self.leaks.load(Ordering::SeqCst),
             processes,
-            dropped: 0,
+            dropped: self.seen().hooked.lost(),
             exit,
         };
         self.recorder.finish(Event::now(Body::Summary(summary)), LAST_STACKS);
@@ -297,6 +330,10 @@ impl Handler for Pipeline {
         }
         let pending = self.seen().pending.remove(&call.id);
         pending.into_iter().flatten().for_each(|slip| self.recorder.write(slip));
+    }
+
+    fn observed(&self, observation: Observation) {
+        self.observe(observation);
     }
 
     fn program_ended(&self, ended: Ended) {
@@ -489,6 +526,7 @@ impl Scene<'_> {
             who: pipeline.who(self.tracee.pid(), self.tracee.tid(), self.tracee.names()),
             syscall: self.name,
             abi: self.call.abi.name(),
+            via: None,
             fd: subject.fd,
             socket: subject.socket.map(event::Socket::from),
             address: known.address.clone(),

@@ -9,11 +9,11 @@ use crate::operation::address::Address;
 use crate::operation::decode::Sockaddr;
 use crate::operation::{Family, Operation, SocketKind, SocketType, Way};
 use crate::output::Recorder;
-use crate::policy::Verdict;
+use crate::policy::{Policy, Verdict};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::observed::{
-    Actor, Interface, Kind, Observation, ObservedCall, Observer, SocketCall, StateChange,
+    Actor, ExistingSocket, Interface, Kind, Observation, ObservedCall, Observer, SocketCall, StateChange,
 };
 use sockstrace_backend::proc;
 use std::borrow::Cow;
@@ -47,17 +47,29 @@ struct State {
 
 /// What /proc says of a process.
 #[derive(Clone, Default)]
-struct Known {
+pub(super) struct Known {
     executable: Option<String>,
     parent: Option<i32>,
 }
 
 impl Known {
-    fn of(pid: i32) -> Self {
+    pub(super) fn of(pid: i32) -> Self {
         let pid = Pid::from_raw(pid);
         Self {
             executable: proc::executable(pid).map(|path| path.to_string_lossy().into_owned()),
             parent: proc::Entry::of(pid).map(|entry| entry.parent.as_raw()),
+        }
+    }
+
+    /// The process of which this is known.
+    pub(super) fn who(self, backend: &'static str, actor: &Actor) -> Who {
+        Who {
+            backend,
+            pid: actor.pid,
+            tid: actor.tid,
+            ppid: self.parent,
+            process: (actor.pid != 0).then(|| actor.name.to_string_lossy().into_owned()),
+            exe: self.executable,
         }
     }
 }
@@ -73,6 +85,12 @@ impl Witness {
         tell: fn(&str),
     ) -> Self {
         Self { config, watching, backend, recorder, tell, state: RefCell::default() }
+    }
+
+    /// Whether something leaked.
+    #[must_use]
+    pub fn saw_leaks(&self) -> bool {
+        self.state.borrow().leaks > 0
     }
 
     /// Writes the last line.
@@ -94,7 +112,7 @@ impl Witness {
             return;
         }
         let kind = seen.socket.map(socket_kind);
-        let verdict = self.judge(seen, kind.as_ref(), &addresses);
+        let verdict = judge(&self.config.policy, seen, kind.as_ref(), &addresses);
         let mut state = self.state.borrow_mut();
         state.judged = state.judged.saturating_add(1);
         state.processes.insert(seen.actor.pid);
@@ -103,25 +121,8 @@ impl Witness {
         } else if self.config.trace == Trace::Leaks {
             return;
         }
-        let mut call = Call {
-            who: self.who(&mut state, &seen.actor),
-            syscall: seen.call.name(),
-            abi: match seen.interface {
-                Interface::Call(abi) => abi.name(),
-                Interface::IoUring => "io_uring",
-            },
-            fd: seen.fd,
-            socket: kind.as_ref().map(Socket::from),
-            address: addresses.shown.as_ref().and_then(event::address),
-            returned: None,
-            errno: None,
-            verdict: if verdict.is_leak() { Judgement::Leak } else { Judgement::Allowed },
-            class: verdict.leak,
-            action: Action::Continue,
-            reason: verdict.reason.clone(),
-            rule: verdict.rule.map(ToOwned::to_owned),
-            stack: None,
-        };
+        let who = self.who(&mut state, &seen.actor);
+        let mut call = event_of(who, seen, kind.as_ref(), &addresses, &verdict, Action::Continue);
         if let Some(result) = seen.result {
             call.set_result(result);
         }
@@ -129,29 +130,46 @@ impl Witness {
         self.recorder.write(Event::at(seen.time, Body::Syscall(call)).into());
     }
 
-    fn judge(&self, seen: &ObservedCall, kind: Option<&SocketKind>, addresses: &Addresses) -> Verdict<'_> {
-        // What the kernel has looked at no further went nowhere.
-        let refused = [Errno::EBADF, Errno::ENOTSOCK, Errno::EFAULT, Errno::EINVAL];
-        if seen.result.is_some_and(|result| refused.iter().any(|errno| result == -i64::from(*errno as i32))) {
-            return Verdict { leak: None, reason: Cow::Borrowed("the kernel refused its arguments"), rule: None };
+    /// A socket of who is attached to: shown whatever is traced, as nothing else will tell of it.
+    fn existing(&self, socket: &ExistingSocket) {
+        let name = socket.name.as_ref().map(|bytes| Sockaddr::from_bytes(bytes).address());
+        let (local, peer) = (socket.local.map(Address::Internet), socket.peer.map(Address::Internet));
+        let shown = peer.clone().or_else(|| local.clone()).or(name);
+        if !self.is_wanted(&[local.clone(), shown.clone()].into_iter().flatten().collect::<Vec<_>>()) {
+            return;
         }
-        let judged = || addresses.judged.clone();
-        let malformed = || Address::Malformed(Family::UNSPEC);
-        let operation = match seen.call {
-            SocketCall::Connect => Operation::Connect { destination: judged().unwrap_or_else(malformed) },
-            SocketCall::Sendto | SocketCall::Sendmsg | SocketCall::Sendmmsg => {
-                Operation::Send { destination: judged(), way: Way::ByDestination }
-            }
-            SocketCall::Bind => Operation::Bind { local: judged().unwrap_or_else(malformed) },
-            SocketCall::Listen => Operation::Listen { local: judged().unwrap_or_else(malformed) },
-            SocketCall::Accept | SocketCall::Accept4 => {
-                Operation::Accept { local: judged().unwrap_or_else(malformed) }
-            }
-            SocketCall::Recvfrom | SocketCall::Recvmsg | SocketCall::Recvmmsg => {
-                return Verdict { leak: None, reason: Cow::Borrowed("only receives"), rule: None };
-            }
+        let kind = socket_kind(socket.socket);
+        let operation = match (peer, local) {
+            (Some(peer), _) => Operation::Inherit { peer },
+            (None, Some(local)) if socket.listens => Operation::Listen { local },
+            // Raw and packet sockets need no peer.
+            _ => Operation::Open,
         };
-        self.config.policy.judge(&operation, kind)
+        let verdict = self.config.policy.judge(&operation, Some(&kind));
+        let mut state = self.state.borrow_mut();
+        state.judged = state.judged.saturating_add(1);
+        state.leaks = state.leaks.saturating_add(u64::from(verdict.is_leak()));
+        state.processes.insert(socket.actor.pid);
+        let who = self.who(&mut state, &socket.actor);
+        drop(state);
+        let call = Call {
+            who,
+            syscall: "attach",
+            abi: sockstrace_backend::arch::ABIS.first().map_or("", |abi| abi.name()),
+            via: None,
+            fd: Some(socket.fd),
+            socket: Some(Socket::from(&kind)),
+            address: shown.as_ref().and_then(event::address),
+            returned: None,
+            errno: None,
+            verdict: if verdict.is_leak() { Judgement::Leak } else { Judgement::Allowed },
+            class: verdict.leak,
+            action: Action::Continue,
+            reason: Cow::Owned(format!("it was there already: {}", verdict.reason)),
+            rule: verdict.rule.map(ToOwned::to_owned),
+            stack: None,
+        };
+        self.recorder.write(Event::at(socket.time, Body::Syscall(call)).into());
     }
 
     fn state_change(&self, change: &StateChange) {
@@ -214,14 +232,7 @@ impl Witness {
             0 => Known::default(),
             pid => state.known.entry(pid).or_insert_with(|| Known::of(pid)).clone(),
         };
-        Who {
-            backend: self.backend,
-            pid: actor.pid,
-            tid: actor.tid,
-            ppid: known.parent,
-            process: (actor.pid != 0).then(|| actor.name.to_string_lossy().into_owned()),
-            exe: known.executable,
-        }
+        known.who(self.backend, actor)
     }
 
     /// Whether the filters on addresses and ports let through what has these.
@@ -238,6 +249,7 @@ impl Witness {
 impl Observer for Witness {
     fn observe(&self, observation: Observation) {
         match observation {
+            Observation::Existing(socket) => self.existing(&socket),
             Observation::Call(call) => self.call(&call),
             Observation::State(change) => self.state_change(&change),
             Observation::Exec(time, actor) => self.process(time, &actor, Change::Exec, 0),
@@ -250,12 +262,77 @@ impl Observer for Witness {
         for limit in limits {
             (self.tell)(limit);
         }
-        (self.tell)("watching the machine; Ctrl-C ends it");
+        let what = match self.watching.scope.filters.trees.first() {
+            Some(pid) if self.watching.scope.attaches => format!("watching process {pid} and its children"),
+            _ => "watching the machine".into(),
+        };
+        (self.tell)(&format!("{what}; Ctrl-C ends it"));
     }
 }
 
+/// The event for it, but for its result.
+pub(super) fn event_of(
+    who: Who,
+    seen: &ObservedCall,
+    kind: Option<&SocketKind>,
+    addresses: &Addresses,
+    verdict: &Verdict<'_>,
+    action: Action,
+) -> Call {
+    Call {
+        who,
+        syscall: seen.call.name(),
+        abi: match seen.interface {
+            Interface::Call(abi) | Interface::IoUring(abi) => abi.name(),
+            Interface::Unknown => "unknown",
+        },
+        via: matches!(seen.interface, Interface::IoUring(_)).then_some("io_uring"),
+        fd: seen.fd,
+        socket: kind.map(Socket::from),
+        address: addresses.shown.as_ref().and_then(event::address),
+        returned: None,
+        errno: None,
+        verdict: if verdict.is_leak() { Judgement::Leak } else { Judgement::Allowed },
+        class: verdict.leak,
+        action,
+        reason: verdict.reason.clone(),
+        rule: verdict.rule.map(ToOwned::to_owned),
+        stack: None,
+    }
+}
+
+/// What the policy says of a call that was seen.
+pub(super) fn judge<'p>(
+    policy: &'p Policy,
+    seen: &ObservedCall,
+    kind: Option<&SocketKind>,
+    addresses: &Addresses,
+) -> Verdict<'p> {
+    // What the kernel has looked at no further went nowhere.
+    let refused = seen.leaks != Some(true);
+    let errnos = [Errno::EBADF, Errno::ENOTSOCK, Errno::EFAULT, Errno::EINVAL];
+    if refused && seen.result.is_some_and(|result| errnos.iter().any(|errno| result == -i64::from(*errno as i32))) {
+        return Verdict { leak: None, reason: Cow::Borrowed("the kernel refused its arguments"), rule: None };
+    }
+    let judged = || addresses.judged.clone();
+    let malformed = || Address::Malformed(Family::UNSPEC);
+    let operation = match seen.call {
+        SocketCall::Connect => Operation::Connect { destination: judged().unwrap_or_else(malformed) },
+        SocketCall::Sendto | SocketCall::Sendmsg | SocketCall::Sendmmsg => {
+            Operation::Send { destination: judged(), way: Way::ByDestination }
+        }
+        SocketCall::Bind => Operation::Bind { local: judged().unwrap_or_else(malformed) },
+        SocketCall::Listen => Operation::Listen { local: judged().unwrap_or_else(malformed) },
+        SocketCall::Accept | SocketCall::Accept4 => Operation::Accept { local: judged().unwrap_or_else(malformed) },
+        SocketCall::Recvfrom | SocketCall::Recvmsg | SocketCall::Recvmmsg => {
+            return Verdict { leak: None, reason: Cow::Borrowed("only receives"), rule: None };
+        }
+    };
+    policy.judge(&operation, kind)
+}
+
 /// The addresses of a call.
-struct Addresses {
+pub(super) struct Addresses {
     /// What the policy judges.
     judged: Option<Address>,
     /// What the event shows.
@@ -263,7 +340,7 @@ struct Addresses {
 }
 
 impl Addresses {
-    fn of(seen: &ObservedCall) -> Self {
+    pub(super) fn of(seen: &ObservedCall) -> Self {
         let named = seen.address.as_ref().map(|(bytes, _)| Sockaddr::from_bytes(bytes));
         let name = named.as_ref().map(Sockaddr::address);
         let internet = |address: Option<SocketAddr>| address.map(Address::Internet);
@@ -323,6 +400,6 @@ fn unnamed(seen: &ObservedCall) -> Option<Address> {
     unix.then_some(Address::Unix(crate::operation::UnixAddress::Unnamed))
 }
 
-fn socket_kind(kind: Kind) -> SocketKind {
+pub(super) fn socket_kind(kind: Kind) -> SocketKind {
     SocketKind { family: Family(kind.family), kind: SocketType(kind.kind), protocol: kind.protocol }
 }

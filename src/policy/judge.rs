@@ -11,6 +11,7 @@ use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixA
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -184,6 +185,22 @@ impl Policy {
             Target::Unix(_) => None,
         });
         proxies.chain(rules).filter(|(ip, _)| !ip.is_loopback())
+    }
+
+    /// All networks and ports that rules and proxies name.
+    pub(super) fn named(&self) -> impl Iterator<Item = (IpAddr, u8, RangeInclusive<u16>)> + '_ {
+        let proxies = self.proxies_by_address.keys().map(|(ip, port)| {
+            let whole = if ip.is_ipv4() { 32 } else { 128 };
+            (*ip, whole, *port..=*port)
+        });
+        let rules = self.allow.list.iter().filter_map(|rule| match &rule.target {
+            Target::Net(net, ports) => {
+                let (ip, prefix) = net.parts();
+                Some((ip, prefix, ports.clone()))
+            }
+            Target::Unix(_) => None,
+        });
+        proxies.chain(rules)
     }
 
     /// Whether a proxy or a rule names the address, and not `--allow-loopback` alone: whoever is isolated has a

@@ -4,6 +4,7 @@
 //! tables, so that what a call costs doesn't grow with the number of rules, and allocates nothing for
 //! a call that is allowed.
 
+mod compiled;
 mod judge;
 mod nets;
 mod proxy;

@@ -10,11 +10,12 @@ pub use promise::{Awaited, Promise, promise};
 
 use crate::event::{Frame, Stack};
 use crate::symbols::{self, Symbolizer};
-use crate::unwind::{self, Arch, How, LiveMemory, Registers, Trace, Unwinder};
+use crate::unwind::{self, Arch, How, LiveMemory, Registers, StackCopy, Trace, Unwinder};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::Abi;
 use sockstrace_backend::look::{self, Halted};
+use sockstrace_backend::observed::UserStack;
 use sockstrace_backend::proc::Status;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,6 +94,21 @@ impl Stacks {
             }
         };
         Taken { trace, partial }
+    }
+
+    /// Unwinds a copy of a stack of a thread that has run on.
+    #[must_use]
+    pub fn take_copy(&self, pid: Pid, copy: &UserStack) -> Taken {
+        let registers = Registers::from(&copy.registers);
+        let memory = StackCopy::of(copy.base, copy.bytes.clone());
+        let trace = match self.unwinder.image(pid) {
+            Ok(image) => Ok(self.unwinder.unwind(&image, &registers, &memory)),
+            Err(_) => Err(Unread {
+                ip: registers.pc(),
+                why: "the process had ended before its mappings were read".into(),
+            }),
+        };
+        Taken { trace, partial: None }
     }
 
     /// Names the frames of a stack.

@@ -2,7 +2,9 @@
 
 use super::{Stacks, Taken};
 use crate::event::Stack;
+use nix::unistd::Pid;
 use sockstrace_backend::Halted;
+use sockstrace_backend::observed::UserStack;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -52,6 +54,11 @@ impl Promise {
     /// Keeps it with the stack of a thread that is held.
     pub fn keep(self, halted: &Halted) {
         self.keep_with(self.stacks.take(halted));
+    }
+
+    /// Keeps it with a copy of a stack.
+    pub fn keep_copy(self, pid: Pid, copy: &UserStack) {
+        self.keep_with(self.stacks.take_copy(pid, copy));
     }
 
     fn keep_with(&self, taken: Taken) {

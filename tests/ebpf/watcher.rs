@@ -9,16 +9,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Whether this machine and this user can watch; if not, that is said.
-pub fn can_watch() -> bool {
-    let doctor = Command::new(sockstrace()).arg("doctor").output().unwrap();
-    let works = String::from_utf8_lossy(&doctor.stdout).lines().any(|line| line == "ebpf: works");
-    if !works {
-        println!("skipped: the ebpf backend doesn't work here (see `sockstrace doctor`)");
-    }
-    works
-}
-
 /// It, running.
 pub struct Watcher {
     child: Child,

@@ -15,6 +15,25 @@ pub mod terminal;
 /// The backends that every test runs with.
 pub const BACKENDS: [&str; 2] = ["seccomp", "ptrace"];
 
+/// Whether the ebpf backend works for this kernel and this user; if not, that is said. Continuous integration
+/// insists on it by itself.
+pub fn ebpf_works() -> bool {
+    static WORKS: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+        let doctor = std::process::Command::new(run::sockstrace()).arg("doctor").output().unwrap();
+        String::from_utf8_lossy(&doctor.stdout).lines().any(|line| line == "ebpf: works")
+    });
+    if !*WORKS {
+        println!("skipped: the ebpf backend doesn't work here (see `sockstrace doctor`)");
+    }
+    *WORKS
+}
+
+/// The backends that work here, [`BACKENDS`] and ebpf.
+pub fn backends() -> Vec<&'static str> {
+    let ebpf = ebpf_works().then_some("ebpf");
+    BACKENDS.into_iter().chain(ebpf).collect()
+}
+
 /// The address that nobody may reach, and where witnesses wait.
 pub const FOREIGN4: &str = "203.0.113.5";
 /// The same for IPv6.

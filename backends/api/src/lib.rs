@@ -21,6 +21,7 @@
 pub mod arch;
 pub mod call;
 pub mod filter;
+pub mod hooks;
 pub mod job;
 pub mod launch;
 pub mod look;
@@ -36,11 +37,12 @@ use std::fmt;
 
 pub use call::{Abi, InterceptedCall, Syscall};
 pub use filter::{Comparison, Condition, Trap};
+use hooks::Hooks;
 pub use launch::Command;
 pub use look::{Halted, Look};
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use observed::{Observer, Scope};
+use observed::{Observation, Observer, Scope};
 use remote::{Identity, Remote};
 use std::ffi::{CString, OsString};
 use std::os::fd::OwnedFd;
@@ -72,6 +74,9 @@ pub struct Capabilities {
     /// A thread is held at the exit of a call until [`Handler::leaving`] returns, so that what the kernel wrote
     /// into its memory can be read.
     pub holds_at_exit: bool,
+    /// Internet destinations are judged in the kernel, by the rules of [`Plan::hooks`]: what is stopped at is the
+    /// rest.
+    pub hooks: bool,
 }
 
 /// What is to be watched, and how; the same for every backend.
@@ -90,6 +95,8 @@ pub struct Plan {
     pub user_namespace: bool,
     /// PROGRAM runs in these namespaces, which exist already, instead of in a user namespace of its own.
     pub namespaces: Option<Arc<Namespaces>>,
+    /// What is judged in the kernel, by backends whose [`Capabilities::hooks`] is set.
+    pub hooks: Option<Hooks>,
 }
 
 /// A user namespace, and a network namespace that belongs to it. They live as long as somebody holds these
@@ -323,6 +330,9 @@ pub trait Handler: Send + Sync {
 
     /// A process was born, exec'd or ended.
     fn process(&self, event: ProcessEvent);
+
+    /// Something that was judged in the kernel, and has ended ([`Plan::hooks`]).
+    fn observed(&self, _: Observation) {}
 
     /// PROGRAM itself has ended; descendants of it may go on.
     fn program_ended(&self, _ended: Ended) {}

@@ -4,6 +4,7 @@
 use crate::call::Abi;
 use nix::unistd::Pid;
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -61,6 +62,9 @@ pub struct Scope {
     pub states: bool,
     /// Only processes that all of these filters let through.
     pub filters: Filters,
+    /// [`Filters::trees`] are what is attached to: what they have open already is told first, and watching ends
+    /// with the last of them.
+    pub attaches: bool,
 }
 
 /// Which processes are watched: of each list that isn't empty, one entry must fit.
@@ -107,8 +111,10 @@ pub struct Kind {
 pub enum Interface {
     /// By a system call.
     Call(Abi),
-    /// By an io_uring.
-    IoUring,
+    /// By an io_uring, which was entered through this interface.
+    IoUring(Abi),
+    /// It was refused in the kernel, on whose request isn't known.
+    Unknown,
 }
 
 /// Where an address was read.
@@ -145,7 +151,37 @@ pub struct ObservedCall {
     pub flags: i32,
     /// What it gave (negative: −errno). `None` where its thread was killed in it, or a signal interrupted it.
     pub result: Option<i64>,
+    /// What the rules in the kernel said: whether it leaks. `None` where they weren't asked.
+    pub leaks: Option<bool>,
+    /// The caller's stack as it was at the call's end, where it was asked for.
+    pub stack: Option<Box<UserStack>>,
 }
+
+/// A copy of a thread's registers and of its stack.
+#[derive(Clone)]
+pub struct UserStack {
+    /// The registers; of segments only those that the kernel keeps.
+    pub registers: libc::user_regs_struct,
+    /// The address of the first byte.
+    pub base: u64,
+    /// The memory there.
+    pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for UserStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserStack").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for UserStack {
+    fn eq(&self, other: &Self) -> bool {
+        let sp = |stack: &Self| crate::look::stack_pointer(&stack.registers);
+        (sp(self), self.base, &self.bytes) == (sp(other), other.base, &other.bytes)
+    }
+}
+
+impl Eq for UserStack {}
 
 /// A change of a TCP state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,9 +202,32 @@ pub struct StateChange {
     pub new: u8,
 }
 
+/// A socket that was there before watching began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExistingSocket {
+    /// When it was looked at.
+    pub time: SystemTime,
+    /// A process that has it.
+    pub actor: Actor,
+    /// Its descriptor there.
+    pub fd: i32,
+    /// What it is.
+    pub socket: Kind,
+    /// It waits for connections.
+    pub listens: bool,
+    /// Its own address, of the internet families.
+    pub local: Option<SocketAddr>,
+    /// The address that it is connected to.
+    pub peer: Option<SocketAddr>,
+    /// Of a UNIX socket the `sockaddr` of its peer, or its own where it has none.
+    pub name: Option<Vec<u8>>,
+}
+
 /// What a watching backend reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
+    /// There is a socket already.
+    Existing(ExistingSocket),
     /// An operation ended.
     Call(ObservedCall),
     /// A TCP connection's state changed.

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 /// Makes orphans of the tree ours.
@@ -15,16 +16,29 @@ pub fn become_subreaper() -> Result<(), Errno> {
     nix::sys::prctl::set_child_subreaper(true)
 }
 
+/// A child of ours that isn't PROGRAM's; 0 where there is none.
+static OWN: AtomicI32 = AtomicI32::new(0);
+
+/// This child is no part of the tree: a helper of a backend.
+pub fn set_apart(child: Pid) {
+    OWN.store(child.as_raw(), Ordering::SeqCst);
+}
+
 /// The living descendants of this process.
 #[must_use]
 pub fn descendants() -> Vec<Pid> {
-    descendants_in(&proc::all_processes(), Pid::this())
+    let mut all = descendants_in(&proc::all_processes(), Pid::this());
+    all.retain(|pid| pid.as_raw() != OWN.load(Ordering::SeqCst));
+    all
 }
 
 /// Whether `pid` is a living descendant of this process.
 #[must_use]
 pub fn is_within(pid: Pid) -> bool {
     let me = Pid::this();
+    if pid.as_raw() == OWN.load(Ordering::SeqCst) {
+        return false;
+    }
     let mut at = pid;
     // Process ids are finite; a chain that is longer changes while we look.
     for _ in 0..1000 {

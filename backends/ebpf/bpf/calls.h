@@ -40,6 +40,8 @@ SECTION("tp_btf/sys_enter") int sys_enter(u64 *context)
 		return 0;
 	if (op == OP_SOCKETCALL)
 		take_apart(call);
+	if (skips_unaddressed && call->op == OP_SENDTO && !call->args[4])
+		return 0;
 	if (call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL) {
 		call->fd = (s32)call->args[0];
 		look_at(call, task);
@@ -52,7 +54,7 @@ SECTION("tp_btf/sys_enter") int sys_enter(u64 *context)
 }
 
 // One record a message; the last one is left to the caller.
-SUBPROGRAM int emit_batch(struct call *call, s64 count)
+GLOBAL int emit_batch(struct call *call, s64 count)
 {
 	u64 size = call && call->abi == ABI_COMPAT ? 32 : 64;
 	u32 index;
@@ -68,6 +70,13 @@ SUBPROGRAM int emit_batch(struct call *call, s64 count)
 		emit_call(call, 0, MORE);
 	}
 	return 0;
+}
+
+// Who leaks dies before it runs another instruction.
+INLINE void punish(struct call *call)
+{
+	if ((judges == KILL || judges == KILL_TREE) && (call->verdict & LEAKS))
+		send_signal(SIGKILL);
 }
 
 SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
@@ -91,7 +100,7 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 	if (result <= -512 && result >= -516)
 		flags = 0;
 	if (call->source == FROM_NOWHERE) {
-		if (takes_message_batch(call->op))
+		if ((wanted_ops & (1u << OP_SENDMMSG | 1u << OP_RECVMMSG)) && takes_message_batch(call->op))
 			emit_batch(call, result);
 		else
 			name_at_exit(call, result);
@@ -107,8 +116,10 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 	}
 	if (call->op == OP_LISTEN && result == 0)
 		note_listener(call);
+	emit_stack(call, (struct pt_regs *)context[0]);
 	emit_call(call, result, flags);
 out:
+	punish(call);
 	map_delete(&calls, &tid);
 	return 0;
 }
@@ -118,13 +129,15 @@ INLINE struct call *call_in_hook(void)
 {
 	struct task_struct *task = current_task();
 	u32 tid = READ(task->pid);
-	struct io_worker *worker;
+	struct io_worker *worker = 0;
 	struct io_wq_work *work;
 	struct call *call;
 	u64 request;
 
-	if (READ(task->flags) & PF_IO_WORKER) {
+	// A ring's own thread (SQPOLL) is marked as a worker too, but has no work queue.
+	if (READ(task->flags) & PF_IO_WORKER)
 		worker = READ(task->worker_private);
+	if (worker) {
 		work = READ(worker->cur_work);
 		if (!work)
 			return 0;
@@ -167,13 +180,82 @@ INLINE int keep(struct call *call, struct bpf_sock_addr *context, int six, be32 
 	return 1;
 }
 
-INLINE int on_address(struct bpf_sock_addr *context, int six)
+// What was refused of a call that isn't reported at its end.
+INLINE void emit_refusal(struct bpf_sock_addr *context, int six, be32 ip4, const be32 *ip6, u16 port, u8 op)
+{
+	struct record *record = reserve(KIND_CALL);
+	u16 family = six ? AF_INET6 : AF_INET;
+	struct task_struct *task = current_task();
+
+	if (!record)
+		return;
+	record->tgid = READ(task->tgid);
+	record->tid = READ(task->pid);
+	record->uid = uid_of(task);
+	read_kernel(record->comm, sizeof(record->comm), (void *)__builtin_preserve_access_index(&task->comm));
+	record->result = -(s64)refusal;
+	record->fd = -1;
+	record->op = op;
+	record->abi = ABI_UNKNOWN;
+	record->source = FROM_HOOK;
+	record->flags = HAS_RESULT | HAS_SOCKET | JUDGED | LEAKS;
+	record->family = context->family;
+	record->type = context->type;
+	record->protocol = context->protocol;
+	__builtin_memset(record->name, 0, 28);
+	__builtin_memcpy(record->name, &family, 2);
+	__builtin_memcpy(record->name + 2, &port, 2);
+	if (six)
+		__builtin_memcpy(record->name + 8, ip6, 16);
+	else
+		__builtin_memcpy(record->name + 4, &ip4, 4);
+	record->name_length = six ? 28 : 16;
+	ring_submit(record, 0);
+}
+
+// The point of verdict: 0 refuses.
+INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32 ip4, const be32 *ip6, u16 port, u8 op)
+{
+	struct task_struct *task = current_task();
+	struct prefix to = { .length = 128 };
+	int leaks, ending;
+
+	if (!is_in_tree(READ(task->tgid)))
+		return 1;
+	if (six) {
+		__builtin_memcpy(to.ip, ip6, 16);
+	} else {
+		to.ip[10] = 0xff;
+		to.ip[11] = 0xff;
+		__builtin_memcpy(to.ip + 12, &ip4, 4);
+	}
+	leaks = !is_allowed(&to, context->protocol, port);
+	// Also where leaks are only recorded: nobody records any more.
+	ending = is_ending();
+	leaks |= ending;
+	if (call)
+		call->verdict |= leaks ? JUDGED | LEAKS : JUDGED;
+	if (!leaks || (judges == JUDGE_ONLY && !ending))
+		return 1;
+	if (judges == KILL_TREE)
+		end_tree();
+	if (!call || (!is_request(call) && !(wanted_ops & (1u << call->op)))) {
+		// A call that the end won't report.
+		emit_refusal(context, six, ip4, ip6, port, op);
+	}
+	if (refusal != EPERM)
+		set_return(-(int)refusal);
+	return 0;
+}
+
+INLINE int on_address(struct bpf_sock_addr *context, int six, u8 op)
 {
 	struct call *call = call_in_hook();
+	int verdict = 1;
 	be32 ip4 = 0, ip6[4] = {};
 	u16 port = context->user_port;
 
-	if (!call)
+	if (!call && !judges)
 		return 1;
 	if (six) {
 		ip6[0] = context->user_ip6[0];
@@ -183,20 +265,25 @@ INLINE int on_address(struct bpf_sock_addr *context, int six)
 	} else {
 		ip4 = context->user_ip4;
 	}
-	return keep(call, context, six, ip4, ip6, port);
+	if (call)
+		keep(call, context, six, ip4, ip6, port);
+	if (judges && op != OP_NONE)
+		verdict = judge(context, call, six, ip4, ip6, port, op);
+	return verdict;
 }
 
-#define HOOK(name, six)                                                       \
+#define HOOK(name, six, op)                                                   \
 	SECTION("cgroup/" #name) int on_##name(struct bpf_sock_addr *context) \
 	{                                                                     \
-		return on_address(context, six);                              \
+		return on_address(context, six, op);                          \
 	}
 
-HOOK(bind4, 0)
-HOOK(bind6, 1)
-HOOK(connect4, 0)
-HOOK(connect6, 1)
-HOOK(sendmsg4, 0)
-HOOK(sendmsg6, 1)
-HOOK(recvmsg4, 0)
-HOOK(recvmsg6, 1)
+// What is bound and what is received goes nowhere.
+HOOK(bind4, 0, OP_NONE)
+HOOK(bind6, 1, OP_NONE)
+HOOK(connect4, 0, OP_CONNECT)
+HOOK(connect6, 1, OP_CONNECT)
+HOOK(sendmsg4, 0, OP_SENDMSG)
+HOOK(sendmsg6, 1, OP_SENDMSG)
+HOOK(recvmsg4, 0, OP_NONE)
+HOOK(recvmsg6, 1, OP_NONE)

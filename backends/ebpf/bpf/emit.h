@@ -2,8 +2,13 @@
 // From a call to the record of it.
 #pragma once
 
+#include "rules.h"
 #include "socket.h"
-#include "task.h"
+
+INLINE int is_request(struct call *call)
+{
+	return call->abi == ABI_IO_URING || call->abi == ABI_IO_URING_COMPAT;
+}
 
 INLINE void count_lost(void)
 {
@@ -29,7 +34,7 @@ INLINE struct record *reserve(u32 kind)
 }
 
 // Copies a sockaddr of `length` bytes from user memory into the call.
-SUBPROGRAM int name_from_user(struct call *call, u64 address, s64 length)
+GLOBAL int name_from_user(struct call *call, u64 address, s64 length)
 {
 	u32 bytes;
 
@@ -46,7 +51,7 @@ SUBPROGRAM int name_from_user(struct call *call, u64 address, s64 length)
 }
 
 // The name in a struct msghdr at `header`.
-SUBPROGRAM int name_from_message(struct call *call, u64 header)
+GLOBAL int name_from_message(struct call *call, u64 header)
 {
 	u64 pointer = 0;
 	u32 half = 0;
@@ -72,7 +77,7 @@ INLINE int takes_message_batch(u8 op)
 
 // What the caller gave, or got, where no hook told it: its memory, read at the call's end, when the kernel has
 // just used it.
-SUBPROGRAM int name_at_exit(struct call *call, s64 result)
+GLOBAL int name_at_exit(struct call *call, s64 result)
 {
 	s32 length = 0;
 
@@ -101,7 +106,7 @@ SUBPROGRAM int name_at_exit(struct call *call, s64 result)
 
 // A sockaddr_in6 has room for a scope that the hooks don't tell. The caller's memory does, if it still holds
 // the address that the kernel copied.
-SUBPROGRAM int scope_from_user(struct call *call, u64 address)
+GLOBAL int scope_from_user(struct call *call, u64 address)
 {
 	u8 given[28] = {};
 	u64 a, b;
@@ -134,12 +139,12 @@ INLINE int heeds_scope(struct call *call)
 	       (first == 0xff && ((second & 0xf) == 1 || (second & 0xf) == 2));
 }
 
-SUBPROGRAM int complete_scope(struct call *call)
+GLOBAL int complete_scope(struct call *call)
 {
 	u64 pointer = 0;
 	u32 half = 0;
 
-	if (!call || !heeds_scope(call) || call->abi == ABI_IO_URING)
+	if (!call || !heeds_scope(call) || is_request(call))
 		return 0;
 	switch (call->op) {
 	case OP_BIND:
@@ -164,7 +169,7 @@ INLINE int is_inet(u16 family)
 	return family == AF_INET || family == AF_INET6;
 }
 
-SUBPROGRAM int emit_call(struct call *call, s64 result, u32 flags)
+GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
 {
 	struct record *record;
 	struct sock *sk;
@@ -185,7 +190,9 @@ SUBPROGRAM int emit_call(struct call *call, s64 result, u32 flags)
 	record->op = call->op;
 	record->abi = call->abi;
 	record->source = call->source;
-	record->flags = flags;
+	record->flags = flags | call->verdict;
+	if (call->verdict & HAS_STACK)
+		record->time = call->stack_time;
 	if (call->has_socket) {
 		record->flags |= HAS_SOCKET;
 		record->family = call->family;
@@ -219,6 +226,38 @@ SUBPROGRAM int emit_call(struct call *call, s64 result, u32 flags)
 	}
 	ring_submit(record, 0);
 	return 1;
+}
+
+// The caller's stack, where it is wanted.
+INLINE void emit_stack(struct call *call, struct pt_regs *regs)
+{
+	struct stack *stack;
+	u32 index, length = 0;
+	u64 base;
+
+	if (!wanted_stacks || (wanted_stacks == STACKS_OF_LEAKS && !(call->verdict & LEAKS)))
+		return;
+	// Where there is no room the call has no stack.
+	stack = ring_reserve(&stacks, sizeof(struct stack), 0);
+	if (!stack)
+		return;
+	// From the red zone on.
+	base = regs->sp - 128;
+	for (index = 0; index < CHUNKS; index++) {
+		if (read_user(stack->bytes + index * CHUNK, CHUNK, (void *)(base + index * CHUNK)))
+			break;
+		length += CHUNK;
+	}
+	stack->kind = KIND_STACK;
+	stack->tid = call->tid;
+	stack->time = ktime();
+	stack->base = base;
+	stack->length = length;
+	stack->padding = 0;
+	read_kernel(stack->registers, USER_REGISTERS, regs);
+	call->stack_time = stack->time;
+	call->verdict |= HAS_STACK;
+	ring_submit(stack, 0);
 }
 
 INLINE void note_owner(struct call *call, struct sock *sk)

@@ -7,6 +7,8 @@
 #define SECTION(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
 #define SUBPROGRAM static __attribute__((noinline))
+// Verified once, and not anew at every call.
+#define GLOBAL __attribute__((noinline))
 
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
@@ -18,11 +20,14 @@ static struct task_struct *(*current_task)(void) = (void *)35;
 // As current_task, but for tracing programs, which may look into it directly.
 static struct task_struct *(*current_task_direct)(void) = (void *)158;
 static long (*current_under_cgroup)(void *map, u32 index) = (void *)37;
+static long (*send_signal)(u32 signal) = (void *)109;
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static long (*seq_write)(struct seq_file *seq, const void *data, u32 size) = (void *)127;
 static void *(*ring_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*ring_submit)(void *record, u64 flags) = (void *)132;
+// What a refused call returns (Linux 5.18).
+static int (*set_return)(int value) = (void *)187;
 
 // A field of a kernel structure, zero where it can't be read.
 #define READ(field)                                                                                     \
@@ -40,6 +45,7 @@ static void (*ring_submit)(void *record, u64 flags) = (void *)132;
 // Map definitions, as BTF says them.
 #define TYPE(number) int(*type)[number]
 #define ENTRIES(number) int(*max_entries)[number]
+#define FLAGS(number) int(*map_flags)[number]
 #define MAP SECTION(".maps")
 
 enum {
@@ -48,7 +54,10 @@ enum {
 	MAP_PERCPU_ARRAY = 6,
 	MAP_CGROUP_ARRAY = 8,
 	MAP_LRU_HASH = 9,
+	MAP_LPM_TRIE = 11,
 	MAP_RINGBUF = 27,
 };
+
+#define NO_PREALLOCATION 1
 
 #define ANY 0

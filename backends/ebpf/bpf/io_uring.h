@@ -41,6 +41,7 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	u8 op = operation_of_request(READ(request->opcode));
 	u32 tid = READ(task->pid), tgid, uid, zero = 0;
 	struct call *call, *thread;
+	int compat;
 
 	if (op == OP_NONE)
 		return 0;
@@ -52,6 +53,7 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	if (!call)
 		return 0;
 	thread = map_lookup(&calls, &tid);
+	compat = thread && thread->abi == ABI_COMPAT;
 	if (thread) {
 		thread->request = key;
 	} else {
@@ -63,7 +65,7 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	}
 	clear(call);
 	call->op = op;
-	call->abi = ABI_IO_URING;
+	call->abi = compat ? ABI_IO_URING_COMPAT : ABI_IO_URING;
 	call->tid = tid;
 	call->tgid = tgid;
 	call->uid = uid;
@@ -98,7 +100,7 @@ SECTION("tp_btf/io_uring_complete") int request_complete(u64 *context)
 	}
 	if (call->op == OP_LISTEN && result == 0)
 		note_listener(call);
-	if (wanted_ops & (1u << call->op))
+	if (wanted_requests & (1u << call->op))
 		emit_call(call, result, HAS_RESULT);
 	map_delete(&requests, &key);
 	return 0;

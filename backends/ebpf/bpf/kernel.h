@@ -22,6 +22,10 @@ typedef u32 be32;
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
+#define IPPROTO_TCP 6
+#define IPPROTO_MPTCP 262
+#define EPERM 1
+#define SIGKILL 9
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 #define PF_EXITING 0x00000004
@@ -36,8 +40,11 @@ struct thread_info {
 } RELOCATED;
 
 struct pt_regs {
-	unsigned long bp, r10, r9, r8, ax, cx, dx, si, di, bx, orig_ax;
+	unsigned long bp, r10, r9, r8, ax, cx, dx, si, di, bx, orig_ax, sp;
 } RELOCATED;
+
+// r15 to ss, of fixed layout (arch/x86/include/uapi/asm/ptrace.h)
+#define USER_REGISTERS 168
 #elif defined(__TARGET_ARCH_arm64)
 struct thread_info {
 	unsigned long flags;
@@ -47,11 +54,15 @@ struct user_pt_regs {
 	u64 regs[31];
 } RELOCATED;
 
+// struct user_pt_regs, with which struct pt_regs begins
+#define USER_REGISTERS 272
+
 struct pt_regs {
 	union {
 		struct user_pt_regs user_regs;
 		struct {
 			u64 regs[31];
+			u64 sp;
 		};
 	};
 } RELOCATED;

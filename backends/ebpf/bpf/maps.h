@@ -11,6 +11,16 @@ const volatile u32 filters;
 const volatile u32 cgroup_count;
 // Which operations are reported, one bit each (1 << op).
 const volatile u32 wanted_ops;
+// The same for operations of an io_uring.
+const volatile u32 wanted_requests;
+// sendto without an address is not looked at.
+const volatile u32 skips_unaddressed;
+// `enum judging`.
+const volatile u32 judges;
+// `enum stacks`.
+const volatile u32 wanted_stacks;
+// What a refused call returns: an errno.
+const volatile u32 refusal;
 const volatile u32 wanted_states;
 const volatile u32 wanted_processes;
 
@@ -23,6 +33,8 @@ struct call {
 	u64 request;
 	// The socket that accept gave.
 	u64 accepted;
+	// When its stack was taken.
+	u64 stack_time;
 	s32 fd;
 	u32 tgid;
 	u32 tid;
@@ -32,6 +44,8 @@ struct call {
 	u8 abi;
 	u8 source;
 	u8 has_socket;
+	// JUDGED, LEAKS, HAS_STACK
+	u8 verdict;
 	u16 family;
 	u16 type;
 	u16 protocol;
@@ -57,6 +71,12 @@ struct {
 	TYPE(MAP_RINGBUF);
 	ENTRIES(8 << 20);
 } ring MAP;
+
+// Stacks, which are large: they don't push records out. Few fit in, so that taking them apart holds nobody up.
+struct {
+	TYPE(MAP_RINGBUF);
+	ENTRIES(2 << 20);
+} stacks MAP;
 
 // Records that the ring had no room for.
 struct {
@@ -124,13 +144,22 @@ struct {
 	u8 *value;
 } compat_calls MAP;
 
-// Filters.
+// Filters. The tree may have as many processes as there are ids (PID_MAX_LIMIT).
 struct {
 	TYPE(MAP_HASH);
-	ENTRIES(65536);
+	ENTRIES(4194304);
+	FLAGS(NO_PREALLOCATION);
 	u32 *key;
 	u8 *value;
 } tree MAP;
+
+// Not zero: the tree is being killed, and nothing is let through any more.
+struct {
+	TYPE(MAP_ARRAY);
+	ENTRIES(1);
+	u32 *key;
+	u32 *value;
+} ending MAP;
 
 struct {
 	TYPE(MAP_HASH);

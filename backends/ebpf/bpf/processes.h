@@ -33,8 +33,12 @@ SECTION("tp_btf/sched_process_fork") int process_fork(u64 *context)
 	if (filters & BY_TREE) {
 		if (!map_lookup(&tree, &from))
 			return 0;
-		if (map_update(&tree, &to, &one, ANY))
+		if (map_update(&tree, &to, &one, ANY)) {
 			count_lost();
+			// It would not be judged: no further.
+			if (judges > JUDGE_ONLY)
+				end_tree();
+		}
 	}
 	return 0;
 }
@@ -69,6 +73,9 @@ SECTION("tp_btf/sched_process_exit") int process_exit(u64 *context)
 	signal = READ(task->signal);
 	if (READ(signal->live.counter) != 0)
 		return 0;
+	// Should the tree outlive who judges it, the guardian keeps these programs, and the rest is silence.
+	if (judges && tgid == own_tgid)
+		end_tree();
 	code = READ(signal->group_exit_code);
 	if (is_wanted(task, tgid, uid_of(task), 1))
 		emit_process(KIND_EXIT, task, code ? code : READ(task->exit_code));

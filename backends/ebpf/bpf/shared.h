@@ -22,9 +22,9 @@ enum operation {
 	OP_IO_URING_ENTER,
 };
 
-enum abi { ABI_NATIVE, ABI_COMPAT, ABI_IO_URING };
+enum abi { ABI_NATIVE, ABI_COMPAT, ABI_IO_URING, ABI_IO_URING_COMPAT, ABI_UNKNOWN };
 
-enum kind { KIND_CALL = 1, KIND_TCP_STATE, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_SOCKET };
+enum kind { KIND_CALL = 1, KIND_TCP_STATE, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_SOCKET, KIND_STACK };
 
 // Where an address comes from.
 enum source {
@@ -45,6 +45,12 @@ enum flag {
 	HAS_PEER = 8,
 	// More addresses of the same call follow (sendmmsg, recvmmsg).
 	MORE = 16,
+	// The rules in the kernel were asked.
+	JUDGED = 32,
+	// They say that it leaks.
+	LEAKS = 64,
+	// There is a stack of this thread and time.
+	HAS_STACK = 128,
 };
 
 struct endpoint {
@@ -83,3 +89,24 @@ struct record {
 
 // Settings, fixed when the programs are loaded.
 enum filter { BY_TREE = 1, BY_UID = 2, BY_NETNS = 4, BY_NAME = 8, BY_CGROUP = 16 };
+#define CHUNK 256
+#define CHUNKS 64
+
+// The stack of a thread at the end of its call, whose record has the same time: the registers in the kernel's layout
+// for tracers (as far as it is that of struct pt_regs), and memory from below the stack pointer upwards.
+struct stack {
+	u32 kind;
+	u32 tid;
+	u64 time;
+	u64 base;
+	u32 length;
+	u32 padding;
+	u8 registers[USER_REGISTERS];
+	u8 bytes[CHUNKS * CHUNK];
+};
+
+// Of which calls stacks are taken.
+enum stacks { NO_STACKS, STACKS_OF_LEAKS, ALL_STACKS };
+
+// What becomes of what leaks, where the tree is judged.
+enum judging { NO_JUDGING, JUDGE_ONLY, REFUSE, KILL, KILL_TREE };

@@ -135,7 +135,7 @@ INLINE u8 multiplexed(u64 number)
 }
 
 // Takes a socketcall apart. Its arguments lie in the caller's memory, which may not be there yet.
-SUBPROGRAM int take_apart(struct call *call)
+GLOBAL int take_apart(struct call *call)
 {
 	u32 args[6] = {};
 	u8 op;

@@ -25,7 +25,8 @@ pub fn call(code_of: u8) -> Option<SocketCall> {
 }
 
 const SOCKETCALL: u8 = 12;
-const IO_URING_ENTER: u8 = 13;
+/// `OP_IO_URING_ENTER`
+pub const IO_URING_ENTER: u8 = 13;
 
 /// System call numbers of the machine's own interface, with their operations.
 pub fn native() -> Vec<(u32, u8)> {

@@ -15,18 +15,29 @@
 //! names of UNIX sockets too. What is left (other families, UNIX paths, addresses that the kernel refused) is
 //! read from the caller's memory at the call's end, when the kernel has just used it.
 //!
+//! # Running a program
+//!
+//! The same hooks then judge: where the calling thread's process belongs to the tree (a map of process ids that
+//! fork and exit keep), the address is looked up in the compiled rules (`rules.rs`), and refused if need be. What
+//! they don't see is held up by a seccomp filter (`run.rs`). Who leaks is killed at the end of its call by the
+//! kernel itself. If this process dies, a guardian (`guardian.rs`) keeps the programs in place and ends the tree.
+//!
 //! # Limits
 //!
-//! - It reports; it can't refuse anything yet.
 //! - Process ids are those of the initial pid namespace.
 //! - io_uring: Linux 6.3; of multishot requests the last completion alone.
 //! - x32 calls are not seen.
 
 mod calls;
 mod cgroup;
+mod guardian;
 mod probe;
 mod programs;
+mod reader;
 mod record;
+mod rings;
+mod rules;
+mod run;
 mod translate;
 mod tree;
 mod watch;
@@ -54,16 +65,19 @@ impl Backend for EbpfBackend {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            launch: false,
+            launch: true,
             watch: true,
-            refuse: false,
+            refuse: true,
             perform: false,
-            observes_results: true,
-            attach: false,
+            // Of what is stopped at; what the hooks tell has a result.
+            observes_results: false,
+            attach: true,
             reports_processes: true,
-            looks: false,
-            repeats: false,
+            // By the seccomp backend; the hooks copy stacks.
+            looks: true,
+            repeats: true,
             holds_at_exit: false,
+            hooks: true,
         }
     }
 
@@ -71,8 +85,8 @@ impl Backend for EbpfBackend {
         probe::findings()
     }
 
-    fn run(&self, _: &Command, _: &Plan, _: Arc<dyn Handler>) -> Result<Ended, BackendError> {
-        Err(BackendError::Unavailable("the ebpf backend can't run a program: use it with --all".into()))
+    fn run(&self, command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<Ended, BackendError> {
+        run::run(command, plan, handler)
     }
 
     fn watch(&self, scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError> {

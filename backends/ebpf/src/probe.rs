@@ -1,11 +1,12 @@
 //! What this kernel and this user can do: for `sockstrace doctor`, by loading what would be used.
 
 use crate::cgroup;
-use crate::programs::{HOOKS, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK};
+use crate::programs::{Aim, HOOKS, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK};
 use nix::unistd::Pid;
 use sockstrace_backend::observed::{Filters, Scope};
 use sockstrace_backend::proc::Status;
-use sockstrace_backend::{BackendError, Finding};
+use sockstrace_backend::{Backend, BackendError, Finding};
+use sockstrace_backend_seccomp::SeccompBackend;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -23,6 +24,7 @@ pub fn findings() -> Vec<Finding> {
     findings.push(cgroup_root());
     if findings.iter().all(|finding| finding.works != Some(false)) {
         findings.extend(programs());
+        findings.extend(for_running());
     }
     findings
 }
@@ -36,6 +38,38 @@ pub fn require() -> Result<(), BackendError> {
         Some(missing) => Err(BackendError::Unavailable(format!("{}: {}", missing.what, missing.detail))),
         None => Ok(()),
     }
+}
+
+/// What running PROGRAM needs besides, and what can't be had.
+fn for_running() -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Err(BackendError::Unavailable(why)) = require_own_pids() {
+        findings.push(finding("running PROGRAM", None, format!("{why}: --all works")));
+    }
+    let notified = SeccompBackend::new().probe();
+    if let Some(missing) = notified.into_iter().find(|finding| finding.works == Some(false)) {
+        let why =
+            format!("what the hooks don't see is held up by seccomp, which lacks {}: --all works", missing.what);
+        findings.push(finding("running PROGRAM", None, why));
+    }
+    let limits = "no --on-leak core or redirect, no --isolate, no --dns redirect;\n\
+                  no stacks of who is killed;\n\
+                  io_urings are seen with --on-leak log, and refused as a whole where leaks are";
+    findings.push(finding("running PROGRAM", None, limits));
+    findings
+}
+
+/// Programs in the kernel know processes by their ids in the initial pid namespace: ours must be the same.
+pub fn require_own_pids() -> Result<(), BackendError> {
+    // PROC_PID_INIT_INO of <linux/proc_ns.h>
+    const INITIAL: &str = "pid:[4026531836]";
+    let own = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    if own.as_os_str() == INITIAL {
+        return Ok(());
+    }
+    let why =
+        "the ebpf backend runs programs in the initial pid namespace alone, and this is another one (a container?)";
+    Err(BackendError::Unavailable(why.into()))
 }
 
 fn finding(what: impl Into<String>, works: Option<bool>, detail: impl Into<String>) -> Finding {
@@ -78,8 +112,8 @@ fn cgroup_root() -> Finding {
 
 /// Loads each program, attaches none.
 fn programs() -> Vec<Finding> {
-    let scope = Scope { calls: Vec::new(), states: false, filters: Filters::default() };
-    let mut programs = match Programs::load(&scope) {
+    let scope = Scope { calls: Vec::new(), states: false, filters: Filters::default(), attaches: false };
+    let mut programs = match Programs::load(Aim { scope: &scope, hooks: None }) {
         Ok(programs) => programs,
         Err(error) => return vec![finding("BPF maps", Some(false), error.to_string())],
     };

@@ -1,15 +1,19 @@
 //! The programs: loaded, and attached by descriptors, so that they go when this process does.
 
 use crate::calls;
-use aya::maps::{Array, CgroupArray, HashMap, MapData, PerCpuArray, RingBuf};
+use crate::rules::Tables;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, CgroupArray, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Iter};
 use aya::{Btf, Ebpf, EbpfLoader};
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use sockstrace_backend::BackendError;
-use sockstrace_backend::observed::Scope;
+use sockstrace_backend::hooks::{Hooks, StacksOf, Then};
+use sockstrace_backend::observed::{Scope, SocketCall};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// The tracepoints, with the program for each: without the first ones nothing is seen.
@@ -48,6 +52,10 @@ pub enum Need {
     May(&'static str),
 }
 
+/// Bytes of the ring of records. What a tree does is to be told whole, even where it does nothing else.
+const RING: u32 = 8 << 20;
+const TREE_RING: u32 = 16 << 20;
+
 /// What the compiled programs are; nothing where the crate was built without clang.
 #[cfg(have_programs)]
 pub const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/watch.bpf.o")));
@@ -58,12 +66,46 @@ pub const OBJECT: Option<&[u8]> = None;
 pub const NO_PROGRAMS: &str =
     "sockstrace was built without clang, and so without its BPF programs: install clang and build again";
 
+/// What somebody needs who watches over the tree.
+#[derive(Debug)]
+pub struct TreeMaps {
+    /// Its keys are the tree's processes.
+    pub tree: OwnedFd,
+    /// Nothing is let through any more where its one value isn't 0.
+    pub ending: OwnedFd,
+}
+
 /// Programs in the kernel.
 pub struct Programs {
     bpf: Ebpf,
     btf: Btf,
     /// What could not be loaded or attached, and what that means.
     pub limits: Vec<String>,
+    /// An io_uring's operations are told.
+    pub sees_requests: bool,
+}
+
+/// What the programs are loaded for.
+#[derive(Debug, Clone, Copy)]
+pub struct Aim<'a> {
+    /// What is reported, and of whom.
+    pub scope: &'a Scope,
+    /// A tree is launched, and judged by these.
+    pub hooks: Option<&'a Hooks>,
+}
+
+impl Aim<'_> {
+    /// Each that is attached makes starting slower.
+    fn needs_hook(self, hook: &str) -> bool {
+        let Some(hooks) = self.hooks else { return true };
+        let tells = |call: SocketCall| hooks.calls.contains(&call) || hooks.requests.contains(&call);
+        if hook.starts_with("on_bind") { tells(SocketCall::Bind) } else { !hook.starts_with("on_recvmsg") }
+    }
+
+    fn needs_tracepoint(self, program: &str) -> bool {
+        let Some(hooks) = self.hooks else { return true };
+        if program.starts_with("request_") { !hooks.requests.is_empty() } else { program != "set_state" }
+    }
 }
 
 /// The settings that the programs are loaded with.
@@ -72,15 +114,22 @@ struct Settings {
     filters: u32,
     cgroup_count: u32,
     wanted_ops: u32,
+    wanted_requests: u32,
     wanted_states: u32,
+    skips_unaddressed: u32,
+    judges: u32,
+    refusal: u32,
+    stacks: u32,
 }
 
 impl Settings {
-    fn of(scope: &Scope) -> Self {
+    fn of(Aim { scope, hooks }: Aim<'_>) -> Self {
         let filters = &scope.filters;
+        let refusal = hooks.and_then(|hooks| hooks.refusal);
+        let bits_of = |calls: &[SocketCall]| calls.iter().fold(0, |sum, call| sum | (1_u32 << calls::code(*call)));
         // `enum filter` of bpf/shared.h.
         let bits = [
-            (1, !filters.trees.is_empty()),
+            (1, hooks.is_some() || !filters.trees.is_empty()),
             (2, !filters.uids.is_empty()),
             (4, !filters.netns.is_empty()),
             (8, !filters.names.is_empty()),
@@ -89,22 +138,40 @@ impl Settings {
         Self {
             filters: bits.iter().filter(|(_, on)| *on).fold(0, |sum, (bit, _)| sum | bit),
             cgroup_count: filters.cgroups.len() as u32,
-            wanted_ops: scope.calls.iter().fold(0, |sum, call| sum | (1 << calls::code(*call))),
+            wanted_ops: bits_of(&scope.calls),
+            wanted_requests: bits_of(hooks.map_or(&scope.calls, |hooks| &hooks.requests)),
             wanted_states: u32::from(scope.states),
+            skips_unaddressed: u32::from(hooks.is_some()),
+            // `enum judging`
+            judges: match (hooks, refusal.map(|refusal| refusal.then)) {
+                (None, _) => 0,
+                (Some(_), None) => 1,
+                (Some(_), Some(Then::GoesOn)) => 2,
+                (Some(_), Some(Then::Dies)) => 3,
+                (Some(_), Some(Then::TreeDies)) => 4,
+            },
+            // `enum stacks`
+            stacks: match hooks.map(|hooks| hooks.stacks) {
+                None | Some(StacksOf::Nothing) => 0,
+                Some(StacksOf::Leaks) => 1,
+                Some(StacksOf::Everything) => 2,
+            },
+            refusal: refusal.map_or(libc::EPERM, |refusal| refusal.errno as i32) as u32,
         }
     }
 }
 
 impl Programs {
     /// Loads the object with its maps; no program runs yet.
-    pub fn load(scope: &Scope) -> Result<Self, BackendError> {
+    pub fn load(aim: Aim<'_>) -> Result<Self, BackendError> {
         let object = OBJECT.ok_or_else(|| BackendError::Unavailable(NO_PROGRAMS.into()))?;
         let btf = Btf::from_sys_fs().map_err(|error| {
             let why =
                 format!("the kernel's BTF (/sys/kernel/btf/vmlinux, CONFIG_DEBUG_INFO_BTF) is missing: {error}");
             BackendError::Unavailable(why)
         })?;
-        let settings = Settings::of(scope);
+        let settings = Settings::of(aim);
+        let tables = aim.hooks.map(|hooks| Tables::of(&hooks.networks)).transpose()?.unwrap_or_default();
         let own = std::process::id();
         let bpf = EbpfLoader::new()
             .btf(Some(&btf))
@@ -112,19 +179,36 @@ impl Programs {
             .override_global("filters", &settings.filters, true)
             .override_global("cgroup_count", &settings.cgroup_count, true)
             .override_global("wanted_ops", &settings.wanted_ops, true)
+            .override_global("wanted_requests", &settings.wanted_requests, true)
+            .override_global("skips_unaddressed", &settings.skips_unaddressed, true)
+            .override_global("judges", &settings.judges, true)
+            .override_global("refusal", &settings.refusal, true)
+            .override_global("wanted_stacks", &settings.stacks, true)
+            .map_max_entries("port_sets", tables.sets())
+            .map_max_entries("ring", if aim.hooks.is_some() { TREE_RING } else { RING })
             .override_global("wanted_states", &settings.wanted_states, true)
             .override_global("wanted_processes", &1_u32, true)
             .load(object)
             .map_err(|error| BackendError::Unavailable(format!("BPF maps can't be made: {}", chain(&error))))?;
-        let mut programs = Self { bpf, btf, limits: Vec::new() };
-        programs.fill(scope)?;
+        let mut programs = Self { bpf, btf, limits: Vec::new(), sees_requests: true };
+        programs.fill(aim)?;
+        programs.fill_rules(&tables)?;
         Ok(programs)
     }
 
-    fn fill(&mut self, scope: &Scope) -> Result<(), BackendError> {
+    fn fill(&mut self, Aim { scope, hooks }: Aim<'_>) -> Result<(), BackendError> {
+        // Where a tree is judged, calls that are stopped at are nobody's business here.
+        let is_wanted = |code: u8| match hooks {
+            None => true,
+            Some(hooks) => match calls::call(code) {
+                Some(call) => hooks.calls.contains(&call),
+                None if code == calls::IO_URING_ENTER => !hooks.requests.is_empty(),
+                None => true,
+            },
+        };
         for (map, numbers) in [("native_calls", calls::native()), ("compat_calls", calls::compat())] {
             let mut array: Array<&mut MapData, u8> = self.map(map)?;
-            for (number, code) in numbers {
+            for (number, code) in numbers.into_iter().filter(|(_, code)| is_wanted(*code)) {
                 array.set(number, code, 0).map_err(failed(map))?;
             }
         }
@@ -140,6 +224,40 @@ impl Programs {
             groups.set(index, directory.as_raw_fd(), 0).map_err(failed("cgroups"))?;
         }
         Ok(())
+    }
+
+    fn fill_rules(&mut self, tables: &Tables) -> Result<(), BackendError> {
+        let mut sets: Array<&mut MapData, [u8; Tables::SET_BYTES]> = self.map("port_sets")?;
+        for (index, set) in (0_u32..).zip(tables.port_sets()) {
+            sets.set(index, set, 0).map_err(failed("port_sets"))?;
+        }
+        let mut networks: LpmTrie<&mut MapData, [u8; 16], u32> = self.map("networks")?;
+        for (prefix, ip, set) in tables.networks() {
+            networks.insert(&Key::new(*prefix, *ip), set, 0).map_err(failed("networks"))?;
+        }
+        Ok(())
+    }
+
+    /// This process, and what descends from it, is the tree.
+    pub fn adopt(&mut self, pid: Pid) -> Result<(), BackendError> {
+        self.fill_set("tree", &[pid.as_raw() as u32])
+    }
+
+    /// The maps of the tree's processes, and of whether it is ending.
+    pub fn tree_maps(&self) -> Result<TreeMaps, BackendError> {
+        let duplicate = |name: &'static str| match self.bpf.map(name) {
+            Some(Map::HashMap(data) | Map::Array(data)) => {
+                data.fd().as_fd().try_clone_to_owned().map_err(|error| broken_by(name, &error))
+            }
+            _ => Err(broken(name)),
+        };
+        Ok(TreeMaps { tree: duplicate("tree")?, ending: duplicate("ending")? })
+    }
+
+    /// Whether none of the trees' processes is left.
+    pub fn is_tree_empty(&mut self) -> Result<bool, BackendError> {
+        let tree: HashMap<&mut MapData, u32, u8> = self.map("tree")?;
+        Ok(tree.keys().next().is_none())
     }
 
     /// Adds what the trees have become since they were looked at: before the programs were attached, nobody
@@ -161,10 +279,10 @@ impl Programs {
         map.ok_or_else(|| broken(name))
     }
 
-    /// Takes the ring of records; once.
-    pub fn ring(&mut self) -> Result<RingBuf<MapData>, BackendError> {
-        let map = self.bpf.take_map("ring").and_then(|map| RingBuf::try_from(map).ok());
-        map.ok_or_else(|| broken("ring"))
+    /// Takes the ring of records (`ring`) or that of stacks (`stacks`); once.
+    pub fn ring(&mut self, name: &'static str) -> Result<RingBuf<MapData>, BackendError> {
+        let map = self.bpf.take_map(name).and_then(|map| RingBuf::try_from(map).ok());
+        map.ok_or_else(|| broken(name))
     }
 
     /// Takes the counters of records that the ring had no room for; once.
@@ -195,10 +313,11 @@ impl Programs {
 
     /// Loads and attaches everything that runs on events. What may be missing is noted in
     /// [`Programs::limits`].
-    pub fn attach(&mut self, cgroup: &Path) -> Result<(), BackendError> {
+    pub fn attach(&mut self, cgroup: &Path, aim: Aim<'_>) -> Result<(), BackendError> {
+        let judges = aim.hooks.is_some();
         // The hooks and the ends before the beginnings: what begins is then seen whole.
         let root = open(cgroup)?;
-        for hook in HOOKS {
+        for hook in HOOKS.into_iter().filter(|hook| aim.needs_hook(hook)) {
             let attached = self.load_hook(hook).and_then(|()| {
                 let program: &mut CgroupSockAddr = of(&mut self.bpf, hook)?;
                 // A link leaves room for others by itself (`cgroup_bpf_link_attach`): it takes no flags.
@@ -206,11 +325,20 @@ impl Programs {
                 link.map(drop).map_err(|error| brief(&error))
             });
             if let Err(why) = attached {
+                if judges {
+                    let what = format!(
+                        "the cgroup hook {}: {why} (see `sockstrace doctor`)",
+                        hook.trim_start_matches("on_")
+                    );
+                    return Err(BackendError::Unavailable(what));
+                }
                 self.limits
                     .push(format!("the cgroup hook {}: {why}: {WITHOUT_HOOK}", hook.trim_start_matches("on_")));
             }
         }
-        for (program, tracepoint, need) in TRACEPOINTS.into_iter().rev() {
+        for (program, tracepoint, need) in
+            TRACEPOINTS.into_iter().rev().filter(|(program, ..)| aim.needs_tracepoint(program))
+        {
             let attached = self.load_tracepoint(program, tracepoint).and_then(|()| {
                 let program: &mut BtfTracePoint = of(&mut self.bpf, program)?;
                 program.attach().map(drop).map_err(|error| brief(&error))
@@ -218,6 +346,7 @@ impl Programs {
             match (attached, need) {
                 (Ok(()), _) => {}
                 (Err(why), Need::May(loss)) => {
+                    self.sees_requests &= !program.starts_with("request_");
                     self.limits.push(format!("the tracepoint {tracepoint}: {why}: {loss}"));
                 }
                 (Err(why), Need::Must) => {
@@ -255,6 +384,11 @@ fn open(path: &Path) -> Result<File, BackendError> {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
         BackendError::Failed(format!("opening the cgroup {}", path.display()), errno)
     })
+}
+
+fn broken_by(map: &str, error: &std::io::Error) -> BackendError {
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    BackendError::Failed(format!("duplicating the BPF map {map}"), errno)
 }
 
 fn broken(map: &str) -> BackendError {

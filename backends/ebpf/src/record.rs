@@ -1,5 +1,6 @@
 //! Records of the programs, as bpf/shared.h lays them out.
 
+use sockstrace_backend::observed::UserStack;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// `sizeof(struct record)`
@@ -11,6 +12,7 @@ pub mod kind {
     pub const TCP_STATE: u32 = 2;
     pub const EXEC: u32 = 3;
     pub const EXIT: u32 = 4;
+    pub const SOCKET: u32 = 6;
 }
 
 /// `enum source`
@@ -26,6 +28,55 @@ pub mod flag {
     pub const HAS_LOCAL: u8 = 4;
     pub const HAS_PEER: u8 = 8;
     pub const MORE: u8 = 16;
+    pub const JUDGED: u8 = 32;
+    pub const LEAKS: u8 = 64;
+    pub const HAS_STACK: u8 = 128;
+}
+
+/// The stack of the call whose record has the same thread and time.
+#[derive(Debug)]
+pub struct StackRecord {
+    /// The thread.
+    pub tid: i32,
+    /// What the call's record has for its time.
+    pub time: u64,
+    /// Its stack.
+    pub stack: UserStack,
+}
+
+impl StackRecord {
+    /// Reads a `struct stack`; `None` where the bytes are none.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        const KIND: u32 = 7;
+        // USER_REGISTERS of bpf/kernel.h
+        const REGISTERS: usize = if cfg!(target_arch = "x86_64") { 168 } else { 272 };
+        let memory = 32_usize.checked_add(REGISTERS)?;
+        if u32_at(bytes, 0)? != KIND {
+            return None;
+        }
+        let length = usize::try_from(u32_at(bytes, 24)?).ok()?;
+        Some(Self {
+            tid: u32_at(bytes, 4)? as i32,
+            time: u64::from_ne_bytes(*bytes.get(8..)?.first_chunk()?),
+            stack: UserStack {
+                registers: registers(bytes.get(32..memory)?),
+                base: u64::from_ne_bytes(*bytes.get(16..)?.first_chunk()?),
+                bytes: bytes.get(memory..memory.checked_add(length)?)?.to_vec(),
+            },
+        })
+    }
+}
+
+/// The kernel's `struct pt_regs` is the beginning of what tracers get.
+fn registers(bytes: &[u8]) -> libc::user_regs_struct {
+    let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::zeroed();
+    let length = bytes.len().min(size_of::<libc::user_regs_struct>());
+    // SAFETY: no more bytes are copied than there are on either side, and every pattern of bits is a value of the
+    // structure, which is made of integers.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), registers.as_mut_ptr().cast(), length);
+        registers.assume_init()
+    }
 }
 
 /// `struct record`
@@ -85,6 +136,11 @@ impl Record {
         })
     }
 
+    /// Reads records that follow one another.
+    pub fn parse_all(bytes: &[u8]) -> impl Iterator<Item = Self> + '_ {
+        bytes.chunks_exact(BYTES).filter_map(Self::parse)
+    }
+
     /// Whether the flag is set.
     pub fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
@@ -133,6 +189,27 @@ mod tests {
         assert_eq!((record.kind, record.tgid, record.result), (kind::CALL, 77, -111));
         assert_eq!(record.peer.unwrap().to_string(), "[fe80::1%2]:443");
         assert_eq!((record.local, record.name.len(), record.name[0]), (None, 16, 2));
+    }
+
+    #[test]
+    fn a_stack_is_read() {
+        let registers = if cfg!(target_arch = "x86_64") { 168 } else { 272 };
+        let mut bytes = vec![0; 32 + registers + 16384];
+        bytes[..4].copy_from_slice(&7_u32.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&78_u32.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&5_u64.to_ne_bytes());
+        bytes[16..24].copy_from_slice(&0x7FFE_0000_u64.to_ne_bytes());
+        bytes[24..28].copy_from_slice(&512_u32.to_ne_bytes());
+        bytes[32] = 15;
+        bytes[32 + registers] = 9;
+        let StackRecord { tid, time, stack } = StackRecord::parse(&bytes).unwrap();
+        assert_eq!((tid, time), (78, 5));
+        assert_eq!((tid, stack.base, stack.bytes.len(), stack.bytes[0]), (78, 0x7FFE_0000, 512, 9));
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!((stack.registers.r15, stack.registers.fs_base), (15, 0));
+        bytes[24..28].copy_from_slice(&20_000_u32.to_ne_bytes());
+        assert!(StackRecord::parse(&bytes).is_none());
+        assert!(StackRecord::parse(&[]).is_none());
     }
 
     #[test]

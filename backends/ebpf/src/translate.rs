@@ -3,7 +3,9 @@
 use crate::calls;
 use crate::record::{Record, flag, kind, source};
 use sockstrace_backend::Abi;
-use sockstrace_backend::observed::{Actor, Interface, Kind, Observation, ObservedCall, Origin, StateChange};
+use sockstrace_backend::observed::{
+    Actor, ExistingSocket, Interface, Kind, Observation, ObservedCall, Origin, StateChange, UserStack,
+};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -51,8 +53,8 @@ impl Translator {
         self.clock = clock;
     }
 
-    /// Gives what a record tells to `sink`.
-    pub fn translate(&mut self, record: Record, sink: &mut dyn FnMut(Observation)) {
+    /// Gives what a record tells to `sink`, with the stack of its call.
+    pub fn translate(&mut self, record: Record, mut stack: Option<UserStack>, sink: &mut dyn FnMut(Observation)) {
         let time = self.clock.time(record.time);
         match record.kind {
             kind::CALL if record.has(flag::MORE) => self.unfinished.entry(record.tid).or_default().push(record),
@@ -62,7 +64,8 @@ impl Translator {
                 let before = self.unfinished.remove(&record.tid).unwrap_or_default();
                 for part in before.into_iter().chain([record]) {
                     let result = if part.op == op { result } else { None };
-                    if let Some(call) = self.call(part, result) {
+                    if let Some(mut call) = self.call(part, result) {
+                        call.stack = stack.take().map(Box::new);
                         sink(Observation::Call(call));
                     }
                 }
@@ -75,6 +78,17 @@ impl Translator {
                     sink(Observation::State(StateChange { time, actor: owner, socket, local, remote, old, new }));
                 }
             }
+            kind::SOCKET => sink(Observation::Existing(ExistingSocket {
+                time,
+                actor: actor(&record),
+                fd: record.fd,
+                socket: socket(&record),
+                // TCP_LISTEN of <net/tcp_states.h>, which other families use too.
+                listens: record.result == 10,
+                local: record.local,
+                peer: record.peer,
+                name: (!record.name.is_empty()).then_some(record.name),
+            })),
             kind::EXEC => sink(Observation::Exec(time, actor(&record))),
             kind::EXIT => sink(Observation::Exit(time, actor(&record), record.result as i32)),
             _ => {}
@@ -86,7 +100,9 @@ impl Translator {
         let interface = match record.abi {
             0 => Interface::Call(native()),
             1 => Interface::Call(Abi::I386),
-            _ => Interface::IoUring,
+            2 => Interface::IoUring(native()),
+            3 => Interface::IoUring(Abi::I386),
+            _ => Interface::Unknown,
         };
         let origin = if record.source == source::USER { Origin::Memory } else { Origin::Kernel };
         let named = record.source != source::NOWHERE && !record.name.is_empty();
@@ -95,12 +111,14 @@ impl Translator {
             actor: actor(&record),
             call,
             interface,
-            fd: (record.fd >= 0 || interface != Interface::IoUring).then_some(record.fd),
+            fd: (record.fd >= 0 || matches!(interface, Interface::Call(_))).then_some(record.fd),
             socket: record.has(flag::HAS_SOCKET).then(|| socket(&record)),
             local: record.local,
             peer: record.peer,
             flags: record.message_flags as i32,
             result,
+            leaks: record.has(flag::JUDGED).then(|| record.has(flag::LEAKS)),
+            stack: None,
             address: named.then_some((record.name, origin)),
         })
     }
@@ -157,9 +175,9 @@ mod tests {
             Observation::Call(call) => seen.push(call),
             other => panic!("{other:?}"),
         };
-        translator.translate(record(flag::MORE, 1, 0), &mut sink);
-        translator.translate(record(flag::MORE, 2, 0), &mut sink);
-        translator.translate(record(flag::HAS_RESULT, 3, 7), &mut sink);
+        translator.translate(record(flag::MORE, 1, 0), None, &mut sink);
+        translator.translate(record(flag::MORE, 2, 0), None, &mut sink);
+        translator.translate(record(flag::HAS_RESULT, 3, 7), None, &mut sink);
         let told: Vec<_> = seen.iter().map(|call| (call.address.clone().unwrap().0[0], call.result)).collect();
         assert_eq!(told, [(1, Some(7)), (2, Some(7)), (3, Some(7))]);
         assert_eq!((seen[0].actor.pid, seen[0].actor.tid), (5, 6));
@@ -171,7 +189,7 @@ mod tests {
     fn a_call_without_an_end_has_no_result() {
         let mut translator = Translator::default();
         let mut seen = Vec::new();
-        translator.translate(record(0, 1, 9), &mut |observation| seen.push(observation));
+        translator.translate(record(0, 1, 9), None, &mut |observation| seen.push(observation));
         assert!(matches!(&seen[..], [Observation::Call(call)] if call.result.is_none()));
     }
 }

@@ -1,24 +1,18 @@
 //! Watching: everything attached, the ring emptied until somebody ends it.
 
-use crate::programs::Programs;
-use crate::record::Record;
-use crate::translate::{Clock, Translator};
-use crate::{cgroup, probe};
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use crate::programs::{Aim, Programs};
+use crate::reader::{CHECK, GATHER, Reader};
+use crate::{cgroup, probe, rings};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 use sockstrace_backend::BackendError;
-use sockstrace_backend::observed::{Observation, Observer, Scope};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::time::{Duration, Instant};
-
-/// After the first record of a burst the reader waits for more: the kernel wakes it for the first one alone.
-const GATHER: Duration = Duration::from_millis(2);
-
-/// How often lost records are looked for.
-const CHECK: Duration = Duration::from_millis(250);
+use sockstrace_backend::observed::{Observer, Scope};
+use sockstrace_backend::proc::Status;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 /// Watches until SIGINT, SIGTERM or SIGHUP (unless that is ignored) comes.
 pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError> {
@@ -32,90 +26,85 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
     ending.thread_block().map_err(BackendError::doing("blocking signals"))?;
     let signals = SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(BackendError::doing("making a signalfd"))?;
-    let mut programs = Programs::load(scope)?;
-    let (ring, lost) = (programs.ring()?, programs.lost()?);
-    programs.attach(&root)?;
+    if scope.attaches {
+        probe::require_own_pids()?;
+        require_alive(&scope.filters.trees)?;
+    }
+    let mut programs = Programs::load(Aim { scope, hooks: None })?;
+    let mut reader = Reader::of(&mut programs)?;
+    programs.attach(&root, Aim { scope, hooks: None })?;
     programs.catch_up(scope)?;
     // With a cgroup filter it can't be told whose sockets are wanted: they are learnt by their use.
-    if scope.filters.cgroups.is_empty()
-        && let Err(why) = programs.existing()
-    {
-        let loss = "whose a TCP connection is that exists already is not known";
-        programs.limits.push(format!("the iterator over open files: {why}: {loss}"));
+    let mut existing = Vec::new();
+    if scope.filters.cgroups.is_empty() {
+        match programs.existing() {
+            Ok(records) => existing = records,
+            Err(why) => {
+                let loss = "sockets that exist already are not known, nor whose they are";
+                programs.limits.push(format!("the iterator over open files: {why}: {loss}"));
+            }
+        }
+    }
+    if scope.attaches {
+        programs.limits.extend(rings::of_trees(&scope.filters.trees));
     }
     observer.begun(&programs.limits);
-    let mut reader = Reader { ring, lost, told: 0, translator: Translator::default(), observer };
-    let result = reader.read_until(&signals);
+    if scope.attaches {
+        reader.translate_all(&existing, &mut |observation| observer.observe(observation));
+    }
+    let mut is_over = || if scope.attaches { programs.is_tree_empty() } else { Ok(false) };
+    let result = read_until(&mut reader, &signals, observer, &mut is_over);
     // Detached before the last look, so that it is the last.
     drop(programs);
-    reader.drain();
-    reader.tell_lost();
+    reader.drain(&mut |observation| observer.observe(observation));
+    reader.tell_lost(&mut |observation| observer.observe(observation));
     result
 }
 
-struct Reader<'o> {
-    ring: RingBuf<MapData>,
-    lost: PerCpuArray<MapData, u64>,
-    told: u64,
-    translator: Translator,
-    observer: &'o dyn Observer,
+fn require_alive(pids: &[Pid]) -> Result<(), BackendError> {
+    for pid in pids {
+        if Status::of(*pid).is_err() {
+            return Err(BackendError::Unavailable(format!("there is no process {pid}")));
+        }
+    }
+    Ok(())
 }
 
-impl Reader<'_> {
-    fn read_until(&mut self, signals: &SignalFd) -> Result<(), BackendError> {
-        let mut checked = Instant::now();
-        // SAFETY: the ring, and with it the descriptor, lives as long as this reader.
-        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
-        // Where nothing is lost nothing must be looked for: no wake-ups of an idle machine.
-        let mut busy = false;
-        loop {
-            let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-            let timeout = if busy { PollTimeout::from(CHECK.as_millis() as u16) } else { PollTimeout::NONE };
-            match poll(&mut fds, timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(BackendError::Failed("waiting for records".into(), errno)),
-            }
-            let [records, end] = &fds;
-            let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-            if is_ready(end) {
-                return Ok(());
-            }
-            busy = is_ready(records);
-            if busy {
-                std::thread::sleep(GATHER);
-                self.drain();
-            }
-            if !busy || checked.elapsed() >= CHECK {
-                self.tell_lost();
-                checked = Instant::now();
-            }
+fn read_until(
+    reader: &mut Reader,
+    signals: &SignalFd,
+    observer: &dyn Observer,
+    is_over: &mut dyn FnMut() -> Result<bool, BackendError>,
+) -> Result<(), BackendError> {
+    let mut checked = Instant::now();
+    // SAFETY: the ring, and with it the descriptor, lives as long as the reader.
+    let ring = unsafe { BorrowedFd::borrow_raw(reader.descriptor()) };
+    // Where nothing is lost nothing must be looked for: no wake-ups of an idle machine.
+    let mut busy = false;
+    loop {
+        let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let timeout = if busy { PollTimeout::from(CHECK.as_millis() as u16) } else { PollTimeout::NONE };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(BackendError::Failed("waiting for records".into(), errno)),
         }
-    }
-
-    /// Takes what is there now, but not for ever: there may come more than can be written.
-    fn drain(&mut self) {
-        const AT_ONCE: usize = 32_768;
-        self.translator.set_clock(Clock::now());
-        let Self { ring, translator, observer, .. } = self;
-        for _ in 0..AT_ONCE {
-            let Some(item) = ring.next() else { return };
-            let record = Record::parse(&item);
-            drop(item);
-            match record {
-                Some(record) => translator.translate(record, &mut |observation| observer.observe(observation)),
-                None => observer.observe(Observation::Lost(1)),
-            }
+        let [records, end] = &fds;
+        let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        if is_ready(end) {
+            return Ok(());
         }
-    }
-
-    fn tell_lost(&mut self) {
-        let counts = self.lost.get(&0, 0);
-        let sum =
-            counts.map_or(self.told, |counts| counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count)));
-        let new = sum.saturating_sub(self.told);
-        if new > 0 {
-            self.told = sum;
-            self.observer.observe(Observation::Lost(new));
+        busy = is_ready(records);
+        if busy {
+            std::thread::sleep(GATHER);
+            reader.drain(&mut |observation| observer.observe(observation));
+        }
+        // The last one's end was a record too, and so are the ends that came before the first look.
+        if is_over()? {
+            return Ok(());
+        }
+        if !busy || checked.elapsed() >= CHECK {
+            reader.tell_lost(&mut |observation| observer.observe(observation));
+            checked = Instant::now();
         }
     }
 }

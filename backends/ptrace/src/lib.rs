@@ -99,6 +99,7 @@ impl Backend for PtraceBackend {
             attach: false,
             reports_processes: true,
             looks: true,
+            hooks: false,
             repeats: false,
             holds_at_exit: true,
         }

@@ -60,6 +60,7 @@ impl Backend for SeccompBackend {
             looks: true,
             repeats: true,
             holds_at_exit: false,
+            hooks: false,
         }
     }
 
@@ -68,6 +69,23 @@ impl Backend for SeccompBackend {
     }
 
     fn run(&self, command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<Ended, BackendError> {
+        self.run_with(command, plan, &handler, |_| Ok(()))
+    }
+}
+
+impl SeccompBackend {
+    /// As [`Backend::run`], for a backend that watches by other means too: `attach` is told of the child before
+    /// it runs PROGRAM.
+    ///
+    /// # Errors
+    /// As [`Backend::run`], and those of `attach`.
+    pub fn run_with(
+        &self,
+        command: &Command,
+        plan: &Plan,
+        handler: &Arc<dyn Handler>,
+        attach: impl FnOnce(Pid) -> Result<(), BackendError>,
+    ) -> Result<Ended, BackendError> {
         let filter = Filter::intercepting(&plan.traps, Interception::Notify)?;
         let strict = plan.allowed_syscalls.as_deref().map(Filter::allowing_only).transpose()?;
         let setup = launch::Setup {
@@ -81,15 +99,15 @@ impl Backend for SeccompBackend {
         tree::become_subreaper().map_err(BackendError::doing("becoming the tree's subreaper"))?;
         wakeable().map_err(BackendError::doing("preparing the reaper's signal"))?;
         let mut supervision = Supervision::begin().map_err(BackendError::doing("taking signals over"))?;
-        let mut child = launch::start(command, &setup, |_| Ok(()))?;
+        let mut child = launch::start(command, &setup, attach)?;
         let listener = child
             .take_listener()
             .ok_or_else(|| BackendError::Failed("the filter's listener is missing".into(), Errno::EBADF))?;
-        receivers::start(listener, Arc::clone(&handler))?;
+        receivers::start(listener, Arc::clone(handler))?;
         let program = child.exec()?;
         supervision.forward_to(program).map_err(BackendError::doing("opening the program's pidfd"))?;
         handler.process(ProcessEvent::Exec { pid: program });
-        wait_for_tree(program, plan.leftover, &*handler, supervision)
+        wait_for_tree(program, plan.leftover, &**handler, supervision)
     }
 }
 

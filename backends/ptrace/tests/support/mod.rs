@@ -123,6 +123,7 @@ impl Run {
                 observe_results: false,
                 user_namespace: false,
                 namespaces: None,
+                hooks: None,
             },
         }
     }

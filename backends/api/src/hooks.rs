@@ -1,0 +1,66 @@
+//! What a backend with programs in the kernel judges there, without asking: rules compiled from the policy.
+
+use crate::observed::SocketCall;
+use nix::errno::Errno;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+/// What is judged and told by programs in the kernel, beside the calls that are stopped at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// Where traffic may go: of the networks that an address is in, the smallest decides. There is one for every
+    /// address.
+    pub networks: Vec<Network>,
+    /// What becomes of internet traffic to elsewhere; `None`: it is only reported.
+    pub refusal: Option<Refusal>,
+    /// The system calls to report ([`crate::Handler::observed`]).
+    pub calls: Vec<SocketCall>,
+    /// The operations of an io_uring to report.
+    pub requests: Vec<SocketCall>,
+    /// Of which of these calls the stack is told too.
+    pub stacks: StacksOf,
+}
+
+/// Of which calls the stack is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StacksOf {
+    /// None.
+    Nothing,
+    /// Those that leak.
+    Leaks,
+    /// All that are reported.
+    Everything,
+}
+
+/// What may be reached in a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Its first address.
+    pub ip: IpAddr,
+    /// Its prefix length.
+    pub prefix: u8,
+    /// The ports that sockets may reach which speak TCP.
+    pub tcp: Vec<RangeInclusive<u16>>,
+    /// The ports that others may reach.
+    pub others: Vec<RangeInclusive<u16>>,
+}
+
+/// How a leak is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the call returns.
+    pub errno: Errno,
+    /// What becomes of who made it.
+    pub then: Then,
+}
+
+/// What becomes of a process whose leak was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It goes on.
+    GoesOn,
+    /// It is killed before it runs another instruction.
+    Dies,
+    /// It is, and nothing that the tree does is let through any more, until the handler has ended it.
+    TreeDies,
+}

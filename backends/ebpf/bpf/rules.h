@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The judgement in the kernel: rules compiled from the user's, for internet destinations of the launched tree.
+#pragma once
+
+#include "task.h"
+
+// A network in IPv6 spelling: IPv4 is ::ffff:0:0/96.
+struct prefix {
+	u32 length;
+	u8 ip[16];
+};
+
+// One bit a port, for sockets that speak TCP and for others.
+struct ports {
+	u8 tcp[8192];
+	u8 others[8192];
+};
+
+struct {
+	TYPE(MAP_LPM_TRIE);
+	ENTRIES(65536);
+	FLAGS(NO_PREALLOCATION);
+	struct prefix *key;
+	u32 *value;
+} networks MAP;
+
+struct {
+	TYPE(MAP_ARRAY);
+	ENTRIES(1);
+	u32 *key;
+	struct ports *value;
+} port_sets MAP;
+
+INLINE int is_in_tree(u32 tgid)
+{
+	return judges && map_lookup(&tree, &tgid) != 0;
+}
+
+// Whether the rules let such a socket send there; `port` in network byte order. What can't be told is refused.
+SUBPROGRAM int is_allowed(struct prefix *to, u32 protocol, u32 port)
+{
+	u32 *index, number;
+	struct ports *set;
+	u8 byte;
+
+	if (!to)
+		return 0;
+	index = map_lookup(&networks, to);
+	if (!index)
+		return 0;
+	set = map_lookup(&port_sets, index);
+	if (!set)
+		return 0;
+	number = ((port & 0xff) << 8) | ((port >> 8) & 0xff);
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)
+		byte = set->tcp[(number >> 3) & 8191];
+	else
+		byte = set->others[(number >> 3) & 8191];
+	return (byte >> (number & 7)) & 1;
+}
+
+INLINE int is_ending(void)
+{
+	u32 zero = 0;
+	u32 *flag = map_lookup(&ending, &zero);
+
+	return !flag || *flag;
+}
+
+INLINE void end_tree(void)
+{
+	u32 zero = 0, one = 1;
+
+	map_update(&ending, &zero, &one, ANY);
+}

@@ -1,0 +1,115 @@
+//! Empties the ring of records.
+
+use crate::programs::Programs;
+use crate::record::{Record, StackRecord, flag};
+use crate::translate::{Clock, Translator};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use sockstrace_backend::BackendError;
+use sockstrace_backend::observed::Observation;
+use sockstrace_backend::observed::UserStack;
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+/// After the first record of a burst the reader waits for more: the kernel wakes it for the first one alone.
+pub const GATHER: Duration = Duration::from_millis(2);
+
+/// How often lost records are looked for.
+pub const CHECK: Duration = Duration::from_millis(250);
+
+/// It.
+pub struct Reader {
+    ring: RingBuf<MapData>,
+    stacks: Stacks,
+    lost: PerCpuArray<MapData, u64>,
+    told: u64,
+    translator: Translator,
+}
+
+impl Reader {
+    /// Takes ring and counters; once.
+    pub fn of(programs: &mut Programs) -> Result<Self, BackendError> {
+        let stacks = Stacks { ring: programs.ring("stacks")?, taken: HashMap::new() };
+        Ok(Self {
+            ring: programs.ring("ring")?,
+            stacks,
+            lost: programs.lost()?,
+            told: 0,
+            translator: Translator::default(),
+        })
+    }
+
+    /// What can be polled for records; it lives as long as the reader.
+    pub fn descriptor(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+
+    /// Takes what is there now, but not for ever: there may come more than can be written. Whether all was taken.
+    pub fn drain(&mut self, sink: &mut dyn FnMut(Observation)) -> bool {
+        const AT_ONCE: usize = 32_768;
+        let mut first = true;
+        for _ in 0..AT_ONCE {
+            let Some(item) = self.ring.next() else { return true };
+            if std::mem::take(&mut first) {
+                self.translator.set_clock(Clock::now());
+            }
+            let record = Record::parse(&item);
+            drop(item);
+            match record {
+                Some(record) => {
+                    let stack = self.stacks.of(&record);
+                    self.translator.translate(record, stack, sink);
+                }
+                None => sink(Observation::Lost(1)),
+            }
+        }
+        false
+    }
+
+    /// Translates records that came another way.
+    pub fn translate_all(&mut self, bytes: &[u8], sink: &mut dyn FnMut(Observation)) {
+        self.translator.set_clock(Clock::now());
+        Record::parse_all(bytes).for_each(|record| self.translator.translate(record, None, sink));
+    }
+
+    /// Tells how many records the ring had no room for since the last time.
+    pub fn tell_lost(&mut self, sink: &mut dyn FnMut(Observation)) {
+        let counts = self.lost.get(&0, 0);
+        let sum =
+            counts.map_or(self.told, |counts| counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count)));
+        let new = sum.saturating_sub(self.told);
+        if new > 0 {
+            self.told = sum;
+            sink(Observation::Lost(new));
+        }
+    }
+}
+
+/// Stacks come by a ring of their own, before the records of their calls.
+struct Stacks {
+    ring: RingBuf<MapData>,
+    /// By thread and time.
+    taken: HashMap<(i32, u64), UserStack>,
+}
+
+impl Stacks {
+    fn of(&mut self, record: &Record) -> Option<UserStack> {
+        // More are stacks whose calls were lost: the ring holds no more.
+        const KEPT: usize = 256;
+        if !record.has(flag::HAS_STACK) {
+            return None;
+        }
+        let key = (record.tid, record.time);
+        if !self.taken.contains_key(&key) {
+            if self.taken.len() > KEPT {
+                self.taken.clear();
+            }
+            while let Some(item) = self.ring.next() {
+                if let Some(StackRecord { tid, time, stack }) = StackRecord::parse(&item) {
+                    self.taken.insert((tid, time), stack);
+                }
+            }
+        }
+        self.taken.remove(&key)
+    }
+}

@@ -1,0 +1,178 @@
+//! Running a program: internet destinations are judged by the hooks in the kernel, everything else by the seccomp
+//! backend, which holds the rest of the calls up. Both tell the same handler, in order.
+
+use crate::guardian::Guardian;
+use crate::programs::{Aim, Programs, TreeMaps};
+use crate::reader::{CHECK, GATHER, Reader};
+use crate::{cgroup, probe};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::pipe2;
+use sockstrace_backend::hooks::{Hooks, Then};
+use sockstrace_backend::observed::{Filters, Observation, Scope};
+use sockstrace_backend::{
+    BackendError, Command, Ended, Handler, InterceptedCall, Outcome, Patience, Plan, ProcessEvent, Syscall, Tracee,
+    Trap,
+};
+use sockstrace_backend_seccomp::SeccompBackend;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Runs it.
+pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<Ended, BackendError> {
+    let Some(hooks) = &plan.hooks else {
+        return Err(BackendError::Failed("running without rules for the kernel".into(), Errno::EINVAL));
+    };
+    probe::require()?;
+    probe::require_own_pids()?;
+    let root = cgroup::root().ok_or_else(|| BackendError::Unavailable(cgroup::MISSING.into()))?;
+    let scope = Scope { calls: hooks.calls.clone(), states: false, filters: Filters::default(), attaches: false };
+    let aim = Aim { scope: &scope, hooks: Some(hooks) };
+    let mut programs = Programs::load(aim)?;
+    let reader = Reader::of(&mut programs)?;
+    programs.attach(&root, aim)?;
+    let mut plan = plan.clone();
+    if !hooks.requests.is_empty() && !programs.sees_requests {
+        // What can't be seen is judged as a whole.
+        plan.traps.push(Trap::always(Syscall::IoUringSetup));
+    }
+    let maps = programs.tree_maps()?;
+    let both = Arc::new(Both { handler, reader: Mutex::new(reader) });
+    let listener = Listener::start(&both, maps, hooks)?;
+    let told: Arc<dyn Handler> = Arc::<Both>::clone(&both);
+    let ended = SeccompBackend::new().run_with(command, &plan, &told, |child| programs.adopt(child));
+    listener.stop();
+    drop(programs);
+    while !both.catch_up() {}
+    both.reader().tell_lost(&mut |observation| both.handler.observed(observation));
+    ended
+}
+
+/// Passes calls on to the handler, and before each what the hooks have told.
+struct Both {
+    handler: Arc<dyn Handler>,
+    reader: Mutex<Reader>,
+}
+
+impl Both {
+    fn reader(&self) -> MutexGuard<'_, Reader> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what has happened until now; not for ever, as there may come more than can be told. Whether it was all.
+    fn catch_up(&self) -> bool {
+        self.reader().drain(&mut |observation| self.handler.observed(observation))
+    }
+}
+
+impl Handler for Both {
+    fn handle(&self, call: &InterceptedCall, tracee: &dyn Tracee, patience: Patience) -> Outcome {
+        self.catch_up();
+        self.handler.handle(call, tracee, patience)
+    }
+
+    fn returned(&self, call: &InterceptedCall, result: i64) {
+        self.handler.returned(call, result);
+    }
+
+    fn awaits_result(&self, call: &InterceptedCall) -> bool {
+        self.handler.awaits_result(call)
+    }
+
+    fn abandoned(&self, call: &InterceptedCall) {
+        self.handler.abandoned(call);
+    }
+
+    fn process(&self, event: ProcessEvent) {
+        self.catch_up();
+        self.handler.process(event);
+    }
+
+    fn observed(&self, observation: Observation) {
+        self.handler.observed(observation);
+    }
+
+    fn program_ended(&self, ended: Ended) {
+        self.catch_up();
+        self.handler.program_ended(ended);
+    }
+}
+
+/// The thread that waits for records; the guardian is its child.
+struct Listener {
+    thread: JoinHandle<()>,
+    stop: OwnedFd,
+}
+
+impl Listener {
+    fn start(both: &Arc<Both>, maps: TreeMaps, hooks: &Hooks) -> Result<Self, BackendError> {
+        let (stopped, stop) = pipe2(OFlag::O_CLOEXEC).map_err(BackendError::doing("making a pipe"))?;
+        // The tree that dies must be ended at once.
+        let hurries = hooks.refusal.is_some_and(|refusal| refusal.then == Then::TreeDies);
+        let gather = if hurries { Duration::ZERO } else { GATHER };
+        let both = Arc::clone(both);
+        let (tell, started) = sync_channel(1);
+        let builder = std::thread::Builder::new().name("records".into());
+        let thread = builder.spawn(move || listen(&both, &maps, &stopped, gather, &tell)).map_err(|error| {
+            BackendError::Failed("starting a thread".into(), sockstrace_backend::filter::errno_of(&error))
+        })?;
+        match started.recv() {
+            Ok(Ok(())) => Ok(Self { thread, stop }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(BackendError::Failed("starting a thread".into(), Errno::ECHILD)),
+        }
+    }
+
+    fn stop(self) {
+        drop(self.stop);
+        // It doesn't panic; and if it did, all is over anyhow.
+        let _: std::thread::Result<()> = self.thread.join();
+    }
+}
+
+fn listen(
+    both: &Both,
+    maps: &TreeMaps,
+    stopped: &OwnedFd,
+    gather: Duration,
+    tell: &SyncSender<Result<(), BackendError>>,
+) {
+    let guardian = match Guardian::start(maps) {
+        Ok(guardian) => guardian,
+        Err(error) => {
+            // Who started us waits for it.
+            let _: Result<(), _> = tell.send(Err(error));
+            return;
+        }
+    };
+    let _: Result<(), _> = tell.send(Ok(()));
+    let ring = both.reader().descriptor();
+    // SAFETY: the ring, and with it the descriptor, lives as long as `both`.
+    let ring = unsafe { BorrowedFd::borrow_raw(ring) };
+    let mut busy = false;
+    loop {
+        let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
+        let timeout = if busy { PollTimeout::from(CHECK.as_millis() as u16) } else { PollTimeout::NONE };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            // Nothing is documented for valid descriptors. What the hooks tell is still taken in before each call.
+            Err(_) => break,
+        }
+        let [records, end] = &fds;
+        let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        if is_ready(end) {
+            break;
+        }
+        busy = is_ready(records);
+        if busy {
+            std::thread::sleep(gather);
+            both.catch_up();
+        }
+        both.reader().tell_lost(&mut |observation| both.handler.observed(observation));
+    }
+    guardian.dismiss();
+}

@@ -1,0 +1,184 @@
+//! Calls that programs in the kernel judge: which those are, and what becomes of what they tell.
+//!
+//! The rules in the kernel are those of the policy, compiled. What was judged there is judged here once more, for
+//! the reason and the rule; where the two differ, one of them is wrong, and that is said.
+
+use super::observed::{self, Addresses, event_of, judge, socket_kind};
+use super::{Pipeline, Scene};
+use crate::action::end;
+use crate::config::{OnLeak, Stack};
+use crate::event::{Action, Body, Event, Lost};
+use crate::operation::interest::{self, Hooked, Interest};
+use crate::operation::{Operation, SocketKind};
+use crate::output::Slip;
+use crate::policy::Verdict;
+use crate::run::say;
+use crate::stacks::promise;
+use nix::unistd::Pid;
+use sockstrace_backend::hooks::{Hooks, Refusal, StacksOf, Then};
+use sockstrace_backend::observed::{Interface, Observation, ObservedCall, SocketCall};
+use sockstrace_backend::{Plan, Syscall};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+const UNSEEN: &str =
+    "no hook in the kernel sees what such a socket sends: --backend seccomp judges it when it is used";
+const DIFFERS: &str = "the rules in the kernel say otherwise, which is a bug of sockstrace";
+
+/// What is known of processes, and what was lost.
+#[derive(Default)]
+pub(super) struct Known {
+    processes: HashMap<i32, observed::Known>,
+    lost: u64,
+}
+
+impl Known {
+    /// How many events were lost.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
+    }
+}
+
+impl Pipeline {
+    /// The plan for a backend that judges internet destinations in the kernel.
+    #[must_use]
+    pub fn plan_with_hooks(&self, plan: Plan) -> Plan {
+        let policy = &self.config.policy;
+        let refusal = match self.config.on_leak {
+            OnLeak::Block => Some(Then::GoesOn),
+            OnLeak::Kill => Some(Then::Dies),
+            OnLeak::KillTree => Some(Then::TreeDies),
+            _ => None,
+        };
+        let holds = policy.judges_unix() || self.config.on_leak == OnLeak::KillTree;
+        let hooked = Hooked { refuses: refusal.is_some(), holds };
+        let interest = Interest {
+            incoming: policy.judges_incoming(),
+            disclosure: policy.judges_disclosure(),
+            peers: false,
+            redirects: false,
+            hooked: Some(hooked),
+        };
+        let covers = |call: Syscall| hooked.covers(call);
+        let mut calls = Vec::new();
+        if covers(Syscall::Connect) {
+            calls.push(SocketCall::Connect);
+        }
+        if covers(Syscall::Sendto) && !policy.judges_disclosure() {
+            calls.push(SocketCall::Sendto);
+        }
+        let local = [SocketCall::Bind, SocketCall::Listen, SocketCall::Accept, SocketCall::Accept4];
+        if self.traces_all() && !policy.judges_incoming() {
+            calls.extend(local);
+        }
+        let mut requests = Vec::new();
+        if covers(Syscall::IoUringSetup) {
+            requests.extend([SocketCall::Connect, SocketCall::Sendto, SocketCall::Sendmsg]);
+            if self.traces_all() || policy.judges_incoming() {
+                requests.extend(local);
+            }
+        }
+        let refusal = refusal.map(|then| Refusal { errno: self.config.block_errno, then });
+        let stacks = match self.config.stack {
+            Stack::Never => StacksOf::Nothing,
+            _ if !self.shows_stacks() => StacksOf::Nothing,
+            Stack::Auto => StacksOf::Leaks,
+            Stack::Always => StacksOf::Everything,
+        };
+        let hooks = Hooks { networks: policy.networks_in_kernel(), refusal, calls, requests, stacks };
+        Plan { traps: interest::traps(interest), hooks: Some(hooks), ..plan }
+    }
+
+    /// Takes in what was judged in the kernel.
+    pub(super) fn observe(&self, observation: Observation) {
+        match observation {
+            Observation::Call(call) => self.hooked_call(&call),
+            Observation::Lost(count) => {
+                let mut seen = self.seen();
+                seen.hooked.lost = seen.hooked.lost.saturating_add(count);
+                let lost = Lost { backend: seen.backend, dropped: count };
+                drop(seen);
+                self.recorder.write(Event::now(Body::Lost(lost)).into());
+            }
+            // Names can't be looked up any more when a process has ended.
+            Observation::Exec(_, actor) => {
+                let known = observed::Known::of(actor.pid);
+                self.seen().hooked.processes.insert(actor.pid, known);
+            }
+            Observation::Exit(_, actor, _) => {
+                self.seen().hooked.processes.remove(&actor.pid);
+            }
+            Observation::State(_) | Observation::Existing(_) => {}
+        }
+    }
+
+    fn hooked_call(&self, seen: &ObservedCall) {
+        let addresses = Addresses::of(seen);
+        let kind = seen.socket.map(socket_kind);
+        let mut verdict = judge(&self.config.policy, seen, kind.as_ref(), &addresses);
+        self.judged.fetch_add(1, Ordering::SeqCst);
+        self.seen().processes.insert(seen.actor.pid);
+        if seen.leaks.is_some_and(|leaks| leaks != verdict.is_leak() && !self.ending.load(Ordering::SeqCst)) {
+            say(&format!("{} of process {}: {DIFFERS}", seen.call.name(), seen.actor.pid));
+            verdict = Verdict { reason: Cow::Owned(format!("{}; {DIFFERS}", verdict.reason)), ..verdict };
+        }
+        let action = self.action_of(seen, &verdict);
+        if verdict.is_leak() {
+            self.leaks.fetch_add(1, Ordering::SeqCst);
+        }
+        if verdict.is_leak() || self.traces_all() {
+            let who = self.hooked_who(seen);
+            let mut call = event_of(who, seen, kind.as_ref(), &addresses, &verdict, action);
+            // Who is killed sees nothing.
+            if let (Some(result), Action::Continue | Action::Block) = (seen.result, action) {
+                call.set_result(result);
+            }
+            let stack = seen.stack.as_ref().map(|copy| {
+                let (promise, awaited) = promise(&self.stacks);
+                promise.keep_copy(Pid::from_raw(seen.actor.pid), copy);
+                awaited
+            });
+            self.recorder.write(Slip { event: Event::at(seen.time, Body::Syscall(call)), stack });
+        }
+        match action {
+            Action::Kill if seen.interface == Interface::Unknown => {
+                end::kill_process(Pid::from_raw(seen.actor.pid));
+            }
+            Action::KillTree if !self.ending.swap(true, Ordering::SeqCst) => end::kill_tree(),
+            _ => {}
+        }
+    }
+
+    /// What was done in the kernel.
+    fn action_of(&self, seen: &ObservedCall, verdict: &Verdict<'_>) -> Action {
+        match (seen.leaks, self.config.on_leak) {
+            (_, OnLeak::Log) => Action::Continue,
+            (Some(true), on_leak) => on_leak.action(),
+            // The kernel itself refused it before the rules were asked: nothing has left.
+            (None, _) if verdict.is_leak() && seen.result.is_some_and(|result| result < 0) => Action::Block,
+            _ => Action::Continue,
+        }
+    }
+
+    fn hooked_who(&self, seen: &ObservedCall) -> crate::event::Who {
+        let pid = seen.actor.pid;
+        let known = self.seen().hooked.processes.get(&pid).cloned();
+        let known = known.unwrap_or_else(|| observed::Known::of(pid));
+        let backend = self.seen().backend;
+        known.who(backend, &seen.actor)
+    }
+}
+
+impl Scene<'_> {
+    /// What opening such a socket is: where leaks are refused in the kernel, and it can't be seen there what the
+    /// socket does, nothing can be said of it.
+    pub(super) fn opening(&self, asked: &SocketKind) -> Operation {
+        let in_kernel = self.pipeline.hooks.load(Ordering::SeqCst) && !self.only_logs();
+        let harmless = || !self.pipeline.config.policy.judge(&Operation::Open, Some(asked)).is_leak();
+        if in_kernel && !interest::is_hooked(asked) && harmless() {
+            return Operation::Undecidable { why: UNSEEN };
+        }
+        Operation::Open
+    }
+}

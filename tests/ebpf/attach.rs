@@ -1,0 +1,163 @@
+//! `--pid`: what runs already.
+
+use super::alone;
+use super::support::programs::programs;
+use super::support::run::sockstrace;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A python that does what it is told, line by line, and says when it has.
+struct Interpreter {
+    child: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Interpreter {
+    fn start() -> Self {
+        let program = "import os, socket, sys\nfor line in sys.stdin:\n exec(line)\n print('done', flush=True)";
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", program]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (commands, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, commands, answers }
+    }
+
+    fn run(&mut self, line: &str) {
+        writeln!(self.commands, "{line}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer, "done\n", "{line}");
+    }
+}
+
+impl Drop for Interpreter {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn attach(pid: u32, options: &[&str]) -> (Child, BufReader<std::process::ChildStderr>) {
+    let mut command = Command::new(sockstrace());
+    command.arg(format!("--pid={pid}")).args(options).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let told = BufReader::new(child.stderr.take().unwrap());
+    (child, told)
+}
+
+fn lines_until(told: &mut impl BufRead, mark: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        assert!(told.read_line(&mut line).unwrap() > 0, "{mark} never came: {lines:?}");
+        lines.push(line.trim_end().to_owned());
+        if line.contains(mark) {
+            return lines;
+        }
+    }
+}
+
+fn interrupt(child: &mut Child) -> i32 {
+    // SAFETY: takes integers; the child was not reaped yet.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    child.wait().unwrap().code().unwrap()
+}
+
+#[test]
+fn what_is_there_is_told_then_what_comes_and_nothing_is_harmed() {
+    let Some(_alone) = alone() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    let mut python = Interpreter::start();
+    python.run(&format!("before = socket.create_connection(('127.0.0.1', {}))", server.port()));
+    python.run("waiting = socket.create_server(('127.0.0.1', 0))");
+    let before = listener.accept().unwrap().1;
+    let (mut child, mut told) = attach(python.child.id(), &["--format=human"]);
+    let start = lines_until(&mut told, &server.to_string());
+    assert!(start.iter().any(|line| line.contains("watching process")), "{start:?}");
+    // By a child, too.
+    let connect = format!("socket.create_connection(('127.0.0.1', {}))", server.port());
+    python.run(&format!("after = {connect}"));
+    python.run(&format!("child = os.fork(); child or ({connect}, os._exit(0)); os.waitpid(child, 0)"));
+    let mut more = lines_until(&mut told, "LEAK connect");
+    more.extend(lines_until(&mut told, "LEAK connect"));
+    assert!(more.iter().filter(|line| line.contains(&server.to_string())).count() >= 2, "{more:?}");
+    assert_eq!(interrupt(&mut child), 23);
+    // It lives on, and its connections with it.
+    python.run("before.sendall(b'x'); after.sendall(b'y')");
+    let _ = before;
+}
+
+#[test]
+fn it_ends_with_the_process() {
+    let Some(_alone) = alone() else { return };
+    let mut python = Interpreter::start();
+    python.run("pass");
+    let path = format!("/tmp/sst-attach-{}", std::process::id());
+    let output = format!("--output={path}");
+    let (mut child, mut told) =
+        attach(python.child.id(), &["--format=jsonl", "--trace=all", "--allow-loopback", &output]);
+    lines_until(&mut told, "watching process");
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let line = format!("socket.socket().connect_ex(('127.0.0.1', {}))", closed.port());
+    python.run(&line);
+    drop(python);
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "it goes on though the process has ended");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(status.code(), Some(0));
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let connect = events.iter().find(|event| event["syscall"] == "connect").expect("a connect");
+    assert_eq!((&connect["address"], &connect["errno"]), (&closed.to_string().into(), &"ECONNREFUSED".into()));
+    assert!(events.iter().any(|event| event["kind"] == "process" && event["event"] == "exit"), "{text}");
+    assert_eq!(events.last().unwrap()["kind"], "summary");
+}
+
+/// Where there is nobody to attach to, and what can't be done to whom one attaches to.
+#[test]
+fn refusals() {
+    let Some(_alone) = alone() else { return };
+    let own = std::process::id().to_string();
+    let cases: [(&[&str], &str); 5] = [
+        (&["--pid=2147483647"], "there is no process"),
+        (&["--pid=nobody"], "a process id"),
+        (&["--pid", &own, "--on-leak=block"], "accepted: log"),
+        (&["--pid", &own, "--backend=seccomp"], "accepted: auto, ebpf"),
+        (&["--pid", &own, "--stack=always"], "accepted: never"),
+    ];
+    for (options, why) in cases {
+        let output = Command::new(sockstrace()).args(options).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(125) && told.contains(why), "{options:?}: {told}");
+    }
+}
+
+/// A ring is named: what was registered with it can't be listed.
+#[test]
+fn rings_are_named() {
+    let Some(_alone) = alone() else { return };
+    let mut guest = Command::new(&programs().vectors).arg("probe-uring").spawn().unwrap();
+    let has_rings = guest.wait().unwrap().success();
+    if !has_rings {
+        return println!("skipped: no io_uring here");
+    }
+    let mut python = Interpreter::start();
+    // io_uring_setup(8, zeroed parameters): number 425 on all architectures.
+    python.run("import ctypes; ring = ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(120))");
+    let (mut child, mut told) = attach(python.child.id(), &["--format=human"]);
+    let lines = lines_until(&mut told, "watching process");
+    assert!(lines.iter().any(|line| line.contains("has an io_uring")), "{lines:?}");
+    assert_eq!(interrupt(&mut child), 0);
+}
