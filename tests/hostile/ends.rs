@@ -132,7 +132,7 @@ fn block_errno() {
     });
 }
 
-/// A daemon connects 600 ms after PROGRAM has ended.
+/// A daemon connects some time after PROGRAM has ended.
 #[test]
 fn leftovers() {
     let all: Vec<_> = backends()
@@ -149,7 +149,9 @@ fn leftovers() {
                 let started = Instant::now();
                 let background = *way == "background";
                 let linger = Duration::from_millis(if background { 4000 } else { 0 });
-                let running = run.linger(linger).program(hostile(&["daemon-later", "600", "0"])).start();
+                // Longer than it takes to start at the worst of times.
+                let later = if *way == "kill" { "3000" } else { "600" };
+                let running = run.linger(linger).program(hostile(&["daemon-later", later, "0"])).start();
                 // The keeper tells of the end of sockstrace itself before it waits for the others.
                 let outcome = running.finish();
                 let (truth, elapsed) = (stage.truth(), started.elapsed());
@@ -157,7 +159,7 @@ fn leftovers() {
                 let saw_daemon = told.trim() == "EPERM";
                 let fits = match *way {
                     "wait" => outcome.code() == Some(23) && saw_daemon && elapsed >= Duration::from_millis(550),
-                    "kill" => outcome.code() == Some(0) && told.is_empty() && elapsed < Duration::from_millis(550),
+                    "kill" => outcome.code() == Some(0) && told.is_empty() && elapsed < Duration::from_millis(2500),
                     // The daemon was judged to its end, behind PROGRAM's status.
                     _ => outcome.code() == Some(0) && saw_daemon && outcome.leaks().count() == 1,
                 };
@@ -228,6 +230,38 @@ fn sudden_end_of_sockstrace() {
                 if outcome.status == Status::Deadline {
                     wrong.push("hangs".into());
                 }
+                if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong:?}\n  {outcome:?}")) }
+            },
+        );
+    });
+}
+
+/// At whatever moment sockstrace is killed, from its first instruction on: nothing of what is to be blocked leaves,
+/// neither before nor afterwards, and no part of sockstrace stays behind.
+#[test]
+fn killed_at_any_moment() {
+    const MOMENTS: u64 = 40;
+    let all: Vec<_> = backends()
+        .into_iter()
+        .flat_map(|backend| (0..MOMENTS).map(move |moment| (backend, moment * moment / 4)))
+        .collect();
+    with_privilege("ends::killed_at_any_moment", || {
+        run_all(
+            &all,
+            |(backend, moment)| format!("{moment} ms {backend}"),
+            |(backend, moment)| {
+                let stage = Stage::new();
+                let run = Run::new(backend, &stage.dir).allow_stage().linger(Duration::from_millis(300));
+                let running = run.program(hostile(&["leak-on"])).start();
+                thread::sleep(Duration::from_millis(*moment));
+                // SAFETY: sockstrace runs and is a child of our keeper, which has not waited for it.
+                assert_eq!(unsafe { libc::kill(running.pid, libc::SIGKILL) }, 0);
+                let outcome = running.finish();
+                let mut wrong = stage.truth().foreign();
+                if outcome.status == Status::Deadline {
+                    wrong.push("hangs".into());
+                }
+                wrong.extend(outcome.left.iter().filter(|line| line.contains("sockstrace")).cloned());
                 if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong:?}\n  {outcome:?}")) }
             },
         );

@@ -7,7 +7,7 @@ use super::support::{LISTEN_PORT, TOKEN};
 use super::table::{At, Binary, Exception, Fixture, Native, Seen, Vector};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -76,6 +76,11 @@ pub fn check(row: &Vector, mode: Mode, user: Option<u32>) -> Result<(), String> 
     let mut row = row.clone();
     if user.is_some() && row.excepts(|it| *it == Exception::OutOfReach) && !row.options.contains(&USER_NAMESPACE) {
         row.address = At::Any;
+    }
+    if let Mode::Block(backend) | Mode::KillTree(backend) = mode
+        && row.excepts(|it| *it == Exception::SocketRefused(backend))
+    {
+        (row.calls, row.address) = (&["socket"], At::Any);
     }
     // That a race is won at all is left to chance; that it is lost under block isn't.
     let chances = match mode {
@@ -413,7 +418,7 @@ impl Client {
                 let told = std::fs::read_to_string(dir.join("port")).ok();
                 let port = told.and_then(|text| text.trim().parse().ok()).unwrap_or(LISTEN_PORT);
                 let address = Stage::own_addresses(port)[index];
-                served = if tcp { served_by_tcp(address) } else { served_by_udp(address) };
+                served = if tcp { served_by_tcp(address, &stopping) } else { served_by_udp(address) };
                 thread::sleep(Duration::from_millis(3));
             }
             served
@@ -429,12 +434,21 @@ impl Client {
     }
 }
 
-fn served_by_tcp(address: SocketAddr) -> bool {
+/// Who inherits a listener may be asked long before it runs: the answer is awaited until the end.
+fn served_by_tcp(address: SocketAddr, stopping: &AtomicBool) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) else { return false };
-    // Who inherits a listener may be served by it long before it runs.
-    stream.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
-    let mut answer = [0; 6];
-    stream.read_exact(&mut answer).is_ok() && &answer == b"served"
+    stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let (mut answer, mut length) = ([0; 6], 0);
+    while length < answer.len() {
+        match stream.read(&mut answer[length..]) {
+            Ok(0) => return false,
+            Ok(read) => length += read,
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return false,
+            Err(_) if stopping.load(Ordering::Relaxed) => return false,
+            Err(_) => {}
+        }
+    }
+    &answer == b"served"
 }
 
 fn served_by_udp(address: SocketAddr) -> bool {

@@ -2,14 +2,13 @@
 
 use super::table::At::{Any, Ends, Is, Starts};
 use super::table::Exception::{
-    AnyStatus, Errno, Hopeless, MayBeRefusedInLog, NoEvent, OutOfReach, Partial, ProgramHasEnded,
+    AnyStatus, Errno, Hopeless, MayBeRefusedInLog, NoEvent, OutOfReach, Partial, ProgramHasEnded, SocketRefused,
 };
 use super::table::Fixture::{ConnectedTcp, ConnectedUdp, FreshTcp, Listener, Outside, Unix};
 use super::table::{At, Seen, Vector, leak};
 
 const CONNECT: &[&str] = &["connect"];
 const SENDTO: &[&str] = &["sendto"];
-const UDP_LITE: &[&str] = &["sendto", "socket"];
 const SENDMSG: &[&str] = &["sendmsg"];
 const SENDMMSG: &[&str] = &["sendmmsg"];
 const SOCKET: &[&str] = &["socket"];
@@ -137,8 +136,12 @@ fn udp() -> Vec<Vector> {
         leak("udp4-disclosure", CONNECT, WITNESS, Seen::Told).disclosure(),
         leak("udp6-disclosure", CONNECT, WITNESS6, Seen::Told).disclosure(),
         leak("dns-udp", SENDTO, Is("203.0.113.5:53"), Seen::Udp),
-        leak("udplite4", UDP_LITE, Any, Seen::Packet(136, "203.0.113.5")).needs("probe-udplite"),
-        leak("udplite6", UDP_LITE, Any, Seen::Packet(136, "2001:db8::5")).needs("probe-udplite"),
+        leak("udplite4", SENDTO, WITNESS, Seen::Packet(136, "203.0.113.5"))
+            .needs("probe-udplite")
+            .except(SocketRefused("ebpf")),
+        leak("udplite6", SENDTO, WITNESS6, Seen::Packet(136, "2001:db8::5"))
+            .needs("probe-udplite")
+            .except(SocketRefused("ebpf")),
         leak("ping4", &["sendto", "socket"], Any, Seen::Packet(1, "203.0.113.5")),
         leak("ping6", &["sendto", "socket"], Any, Seen::Packet(58, "2001:db8::5")),
         leak("udp4-corked", SENDTO, WITNESS, Seen::Udp),

@@ -128,6 +128,8 @@ pub enum Exception {
     /// For an ordinary user's sockstrace without `--user-namespace` the process is out of reach: it is
     /// refused, and reported without an address.
     OutOfReach,
+    /// With this backend the socket itself is refused where leaks are: no hook sees all that it could reach.
+    SocketRefused(&'static str),
     /// Refused as a whole, the guest may end in any way.
     AnyStatus(&'static str),
 }

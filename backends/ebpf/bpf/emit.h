@@ -265,7 +265,7 @@ INLINE void note_owner(struct call *call, struct sock *sk)
 	struct owner owner = {};
 	u64 key = (u64)sk;
 
-	if (!key || !is_inet(call->family) || call->type != SOCK_STREAM)
+	if (!wanted_states || !key || !is_inet(call->family) || call->type != SOCK_STREAM)
 		return;
 	owner.tgid = call->tgid;
 	owner.tid = call->tid;
@@ -280,7 +280,7 @@ INLINE void note_listener(struct call *call)
 	struct owner owner = {};
 	struct port port = {};
 
-	if (!sk || !is_inet(call->family))
+	if (!wanted_states || !sk || !is_inet(call->family))
 		return;
 	port.netns = netns_of_sock(sk);
 	port.number = READ(sk->__sk_common.skc_num);

@@ -144,10 +144,10 @@ struct {
 	u8 *value;
 } compat_calls MAP;
 
-// Filters. The tree may have as many processes as there are ids (PID_MAX_LIMIT).
+// Filters. A tree of more processes is not judged any further, but ended, or said to be lost.
 struct {
 	TYPE(MAP_HASH);
-	ENTRIES(4194304);
+	ENTRIES(131072);
 	FLAGS(NO_PREALLOCATION);
 	u32 *key;
 	u8 *value;

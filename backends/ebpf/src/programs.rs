@@ -173,7 +173,11 @@ impl Programs {
         let settings = Settings::of(aim);
         let tables = aim.hooks.map(|hooks| Tables::of(&hooks.networks)).transpose()?.unwrap_or_default();
         let own = std::process::id();
-        let bpf = EbpfLoader::new()
+        // Maps that hold nothing cost time all the same.
+        let room = |wanted: bool, entries| if wanted { entries } else { 1 };
+        let has_requests = aim.hooks.is_none_or(|hooks| !hooks.requests.is_empty());
+        let mut loader = EbpfLoader::new();
+        let bpf = loader
             .btf(Some(&btf))
             .override_global("own_tgid", &own, true)
             .override_global("filters", &settings.filters, true)
@@ -185,6 +189,9 @@ impl Programs {
             .override_global("refusal", &settings.refusal, true)
             .override_global("wanted_stacks", &settings.stacks, true)
             .map_max_entries("port_sets", tables.sets())
+            .map_max_entries("owners", room(aim.scope.states, 65_536))
+            .map_max_entries("listeners", room(aim.scope.states, 4096))
+            .map_max_entries("requests", room(has_requests, 16_384))
             .map_max_entries("ring", if aim.hooks.is_some() { TREE_RING } else { RING })
             .override_global("wanted_states", &settings.wanted_states, true)
             .override_global("wanted_processes", &1_u32, true)
