@@ -12,6 +12,8 @@ mod attach;
 mod check;
 #[path = "vectors/rows.rs"]
 mod rows;
+#[path = "ebpf/running.rs"]
+mod running;
 mod support;
 #[allow(dead_code, reason = "as above")]
 #[path = "vectors/table.rs"]

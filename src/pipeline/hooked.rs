@@ -72,6 +72,10 @@ impl Pipeline {
         if self.traces_all() && !policy.judges_incoming() {
             calls.extend(local);
         }
+        // What is let go is only told with --trace all, and who dies or is let go at the end of his call needs its end.
+        let counts =
+            self.config.on_leak == OnLeak::Block && !self.traces_all() && self.config.stack != Stack::Always;
+        let counted = if counts { std::mem::take(&mut calls) } else { Vec::new() };
         let mut requests = Vec::new();
         if covers(Syscall::IoUringSetup) {
             requests.extend([SocketCall::Connect, SocketCall::Sendto, SocketCall::Sendmsg]);
@@ -86,7 +90,7 @@ impl Pipeline {
             Stack::Auto => StacksOf::Leaks,
             Stack::Always => StacksOf::Everything,
         };
-        let hooks = Hooks { networks: policy.networks_in_kernel(), refusal, calls, requests, stacks };
+        let hooks = Hooks { networks: policy.networks_in_kernel(), refusal, calls, counted, requests, stacks };
         Plan { traps: interest::traps(interest), hooks: Some(hooks), ..plan }
     }
 
@@ -100,6 +104,12 @@ impl Pipeline {
                 let lost = Lost { backend: seen.backend, dropped: count };
                 drop(seen);
                 self.recorder.write(Event::now(Body::Lost(lost)).into());
+            }
+            Observation::Acted(actor) => {
+                self.seen().processes.insert(actor.pid);
+            }
+            Observation::Passed(count) => {
+                self.judged.fetch_add(count, Ordering::SeqCst);
             }
             // Names can't be looked up any more when a process has ended.
             Observation::Exec(_, actor) => {

@@ -255,6 +255,8 @@ impl Observer for Witness {
             Observation::Exec(time, actor) => self.process(time, &actor, Change::Exec, 0),
             Observation::Exit(time, actor, status) => self.process(time, &actor, Change::Exit, status),
             Observation::Lost(count) => self.lost(count),
+            // Where nothing is refused, everything is told.
+            Observation::Acted(_) | Observation::Passed(_) => {}
         }
     }
 

@@ -15,10 +15,22 @@ pub struct Hooks {
     pub refusal: Option<Refusal>,
     /// The system calls to report ([`crate::Handler::observed`]).
     pub calls: Vec<SocketCall>,
+    /// The system calls of which what is refused is reported, and what is let go is counted
+    /// ([`crate::observed::Observation::Passed`]).
+    pub counted: Vec<SocketCall>,
     /// The operations of an io_uring to report.
     pub requests: Vec<SocketCall>,
     /// Of which of these calls the stack is told too.
     pub stacks: StacksOf,
+}
+
+impl Hooks {
+    /// Whether nobody asks for what is let go: the hooks can tell the rest by themselves.
+    #[must_use]
+    pub fn tells_refusals_alone(&self) -> bool {
+        let goes_on = self.refusal.is_some_and(|refusal| refusal.then == Then::GoesOn);
+        goes_on && self.calls.is_empty() && self.requests.is_empty() && self.stacks != StacksOf::Everything
+    }
 }
 
 /// Of which calls the stack is copied.

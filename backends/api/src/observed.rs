@@ -236,6 +236,10 @@ pub enum Observation {
     Exec(SystemTime, Actor),
     /// A process ended, with this wait status (wait(2)).
     Exit(SystemTime, Actor, i32),
+    /// A process made the first call that was judged in the kernel, let go and not told.
+    Acted(Actor),
+    /// So many calls were let go and not told since the last report of this.
+    Passed(u64),
     /// So many of the above were lost since the last report of this.
     Lost(u64),
 }

@@ -2,7 +2,7 @@
 // System calls: their entry, the addresses that the kernel copies in between, and their end.
 #pragma once
 
-#include "emit.h"
+#include "refusals.h"
 
 INLINE void clear(struct call *call)
 {
@@ -116,7 +116,7 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 	}
 	if (call->op == OP_LISTEN && result == 0)
 		note_listener(call);
-	emit_stack(call, (struct pt_regs *)context[0]);
+	add_stack(call, (struct pt_regs *)context[0]);
 	emit_call(call, result, flags);
 out:
 	punish(call);
@@ -180,77 +180,9 @@ INLINE int keep(struct call *call, struct bpf_sock_addr *context, int six, be32 
 	return 1;
 }
 
-// What was refused of a call that isn't reported at its end.
-INLINE void emit_refusal(struct bpf_sock_addr *context, int six, be32 ip4, const be32 *ip6, u16 port, u8 op)
-{
-	struct record *record = reserve(KIND_CALL);
-	u16 family = six ? AF_INET6 : AF_INET;
-	struct task_struct *task = current_task();
-
-	if (!record)
-		return;
-	record->tgid = READ(task->tgid);
-	record->tid = READ(task->pid);
-	record->uid = uid_of(task);
-	read_kernel(record->comm, sizeof(record->comm), (void *)__builtin_preserve_access_index(&task->comm));
-	record->result = -(s64)refusal;
-	record->fd = -1;
-	record->op = op;
-	record->abi = ABI_UNKNOWN;
-	record->source = FROM_HOOK;
-	record->flags = HAS_RESULT | HAS_SOCKET | JUDGED | LEAKS;
-	record->family = context->family;
-	record->type = context->type;
-	record->protocol = context->protocol;
-	__builtin_memset(record->name, 0, 28);
-	__builtin_memcpy(record->name, &family, 2);
-	__builtin_memcpy(record->name + 2, &port, 2);
-	if (six)
-		__builtin_memcpy(record->name + 8, ip6, 16);
-	else
-		__builtin_memcpy(record->name + 4, &ip4, 4);
-	record->name_length = six ? 28 : 16;
-	ring_submit(record, 0);
-}
-
-// The point of verdict: 0 refuses.
-INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32 ip4, const be32 *ip6, u16 port, u8 op)
-{
-	struct task_struct *task = current_task();
-	struct prefix to = { .length = 128 };
-	int leaks, ending;
-
-	if (!is_in_tree(READ(task->tgid)))
-		return 1;
-	if (six) {
-		__builtin_memcpy(to.ip, ip6, 16);
-	} else {
-		to.ip[10] = 0xff;
-		to.ip[11] = 0xff;
-		__builtin_memcpy(to.ip + 12, &ip4, 4);
-	}
-	leaks = !is_allowed(&to, context->protocol, port);
-	// Also where leaks are only recorded: nobody records any more.
-	ending = is_ending();
-	leaks |= ending;
-	if (call)
-		call->verdict |= leaks ? JUDGED | LEAKS : JUDGED;
-	if (!leaks || (judges == JUDGE_ONLY && !ending))
-		return 1;
-	if (judges == KILL_TREE)
-		end_tree();
-	if (!call || (!is_request(call) && !(wanted_ops & (1u << call->op)))) {
-		// A call that the end won't report.
-		emit_refusal(context, six, ip4, ip6, port, op);
-	}
-	if (refusal != EPERM)
-		set_return(-(int)refusal);
-	return 0;
-}
-
 INLINE int on_address(struct bpf_sock_addr *context, int six, u8 op)
 {
-	struct call *call = call_in_hook();
+	struct call *call = tells_refusals_alone ? 0 : call_in_hook();
 	int verdict = 1;
 	be32 ip4 = 0, ip6[4] = {};
 	u16 port = context->user_port;

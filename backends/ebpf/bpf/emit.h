@@ -15,8 +15,9 @@ INLINE void count_lost(void)
 	u32 zero = 0;
 	u64 *count = map_lookup(&lost, &zero);
 
+	// Hooks are preempted by others on the same processor.
 	if (count)
-		*count += 1;
+		__sync_fetch_and_add(count, 1);
 }
 
 INLINE struct record *reserve(u32 kind)
@@ -106,37 +107,45 @@ GLOBAL int name_at_exit(struct call *call, s64 result)
 
 // A sockaddr_in6 has room for a scope that the hooks don't tell. The caller's memory does, if it still holds
 // the address that the kernel copied.
-GLOBAL int scope_from_user(struct call *call, u64 address)
+INLINE int add_scope(u8 *name, u64 address)
 {
 	u8 given[28] = {};
 	u64 a, b;
 
-	if (!call || !address || read_user(given, sizeof(given), (void *)address))
+	if (!address || read_user(given, sizeof(given), (void *)address))
 		return 0;
-	if (__builtin_memcmp(given + 2, call->name + 2, 2))
+	if (__builtin_memcmp(given + 2, name + 2, 2))
 		return 0;
 	__builtin_memcpy(&a, given + 8, 8);
-	__builtin_memcpy(&b, call->name + 8, 8);
+	__builtin_memcpy(&b, name + 8, 8);
 	if (a != b)
 		return 0;
 	__builtin_memcpy(&a, given + 16, 8);
-	__builtin_memcpy(&b, call->name + 16, 8);
+	__builtin_memcpy(&b, name + 16, 8);
 	if (a != b)
 		return 0;
-	__builtin_memcpy(call->name + 24, given + 24, 4);
+	__builtin_memcpy(name + 24, given + 24, 4);
 	return 1;
+}
+
+GLOBAL int scope_from_user(struct call *call, u64 address)
+{
+	return call ? add_scope(call->name, address) : 0;
 }
 
 // Link-local unicast, or multicast of interface or link scope: only these heed a scope
 // (`__ipv6_addr_needs_scope_id`).
-INLINE int heeds_scope(struct call *call)
+INLINE int is_scoped(const u8 *name)
 {
-	u8 first = call->name[8], second = call->name[9];
+	u8 first = name[8], second = name[9];
 
-	if (call->source != FROM_HOOK || call->name_length != 28)
-		return 0;
 	return (first == 0xfe && (second & 0xc0) == 0x80) ||
 	       (first == 0xff && ((second & 0xf) == 1 || (second & 0xf) == 2));
+}
+
+INLINE int heeds_scope(struct call *call)
+{
+	return call->source == FROM_HOOK && call->name_length == 28 && is_scoped(call->name);
 }
 
 GLOBAL int complete_scope(struct call *call)
@@ -228,19 +237,16 @@ GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
 	return 1;
 }
 
-// The caller's stack, where it is wanted.
-INLINE void emit_stack(struct call *call, struct pt_regs *regs)
+// The caller's stack; the time that the call's record is to have, 0 where there is no room for it.
+INLINE u64 emit_stack(u32 tid, struct pt_regs *regs)
 {
-	struct stack *stack;
+	struct stack *stack = ring_reserve(&stacks, sizeof(struct stack), 0);
 	u32 index, length = 0;
-	u64 base;
+	u64 base, time;
 
-	if (!wanted_stacks || (wanted_stacks == STACKS_OF_LEAKS && !(call->verdict & LEAKS)))
-		return;
-	// Where there is no room the call has no stack.
-	stack = ring_reserve(&stacks, sizeof(struct stack), 0);
 	if (!stack)
-		return;
+		return 0;
+	time = ktime();
 	// From the red zone on.
 	base = regs->sp - 128;
 	for (index = 0; index < CHUNKS; index++) {
@@ -249,15 +255,27 @@ INLINE void emit_stack(struct call *call, struct pt_regs *regs)
 		length += CHUNK;
 	}
 	stack->kind = KIND_STACK;
-	stack->tid = call->tid;
-	stack->time = ktime();
+	stack->tid = tid;
+	stack->time = time;
 	stack->base = base;
 	stack->length = length;
 	stack->padding = 0;
 	read_kernel(stack->registers, USER_REGISTERS, regs);
-	call->stack_time = stack->time;
-	call->verdict |= HAS_STACK;
 	ring_submit(stack, 0);
+	return time;
+}
+
+INLINE void add_stack(struct call *call, struct pt_regs *regs)
+{
+	u64 time;
+
+	if (!wanted_stacks || (wanted_stacks == STACKS_OF_LEAKS && !(call->verdict & LEAKS)))
+		return;
+	time = emit_stack(call->tid, regs);
+	if (time) {
+		call->stack_time = time;
+		call->verdict |= HAS_STACK;
+	}
 }
 
 INLINE void note_owner(struct call *call, struct sock *sk)

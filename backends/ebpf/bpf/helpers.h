@@ -28,6 +28,8 @@ static void *(*ring_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*ring_submit)(void *record, u64 flags) = (void *)132;
 // What a refused call returns (Linux 5.18).
 static int (*set_return)(int value) = (void *)187;
+// The registers with which a thread has entered the kernel (Linux 5.15).
+static struct pt_regs *(*registers_of)(struct task_struct *task) = (void *)175;
 
 // A field of a kernel structure, zero where it can't be read.
 #define READ(field)                                                                                     \

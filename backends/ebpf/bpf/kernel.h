@@ -65,6 +65,7 @@ struct pt_regs {
 			u64 sp;
 		};
 	};
+	s32 syscallno;
 } RELOCATED;
 #endif
 

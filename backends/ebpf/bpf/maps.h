@@ -17,6 +17,10 @@ const volatile u32 wanted_requests;
 const volatile u32 skips_unaddressed;
 // `enum judging`.
 const volatile u32 judges;
+// Nobody asks for the beginnings and ends of calls: the hooks tell what they refuse by themselves.
+const volatile u32 tells_refusals_alone;
+// Operations of which none is told that is let go: they are counted.
+const volatile u32 counted_ops;
 // `enum stacks`.
 const volatile u32 wanted_stacks;
 // What a refused call returns: an errno.
@@ -86,6 +90,14 @@ struct {
 	u64 *value;
 } lost MAP;
 
+// Calls that were let go and not told.
+struct {
+	TYPE(MAP_PERCPU_ARRAY);
+	ENTRIES(1);
+	u32 *key;
+	u64 *value;
+} passed MAP;
+
 struct {
 	TYPE(MAP_HASH);
 	ENTRIES(32768);
@@ -144,7 +156,7 @@ struct {
 	u8 *value;
 } compat_calls MAP;
 
-// Filters. A tree of more processes is not judged any further, but ended, or said to be lost.
+// Filters. Processes (IS_KNOWN, or HAS_ACTED). A tree of more processes is not judged any further, but ended, or said to be lost.
 struct {
 	TYPE(MAP_HASH);
 	ENTRIES(131072);

@@ -26,14 +26,14 @@ SECTION("tp_btf/sched_process_fork") int process_fork(u64 *context)
 	struct task_struct *parent = (struct task_struct *)context[0];
 	struct task_struct *child = (struct task_struct *)context[1];
 	u32 from = READ(parent->tgid), to = READ(child->tgid);
-	u8 one = 1;
+	u8 known = IS_KNOWN;
 
 	if (from == to)
 		return 0;
 	if (filters & BY_TREE) {
 		if (!map_lookup(&tree, &from))
 			return 0;
-		if (map_update(&tree, &to, &one, ANY)) {
+		if (map_update(&tree, &to, &known, ANY)) {
 			count_lost();
 			// It would not be judged: no further.
 			if (judges > JUDGE_ONLY)

@@ -31,11 +31,6 @@ struct {
 	struct ports *value;
 } port_sets MAP;
 
-INLINE int is_in_tree(u32 tgid)
-{
-	return judges && map_lookup(&tree, &tgid) != 0;
-}
-
 // Whether the rules let such a socket send there; `port` in network byte order. What can't be told is refused.
 SUBPROGRAM int is_allowed(struct prefix *to, u32 protocol, u32 port)
 {

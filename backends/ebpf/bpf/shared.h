@@ -24,7 +24,7 @@ enum operation {
 
 enum abi { ABI_NATIVE, ABI_COMPAT, ABI_IO_URING, ABI_IO_URING_COMPAT, ABI_UNKNOWN };
 
-enum kind { KIND_CALL = 1, KIND_TCP_STATE, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_SOCKET, KIND_STACK };
+enum kind { KIND_CALL = 1, KIND_TCP_STATE, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_SOCKET, KIND_STACK, KIND_ACTED };
 
 // Where an address comes from.
 enum source {
@@ -85,6 +85,13 @@ struct record {
 	struct endpoint peer;
 	// A sockaddr.
 	u8 name[128];
+};
+
+// What is known of a process of the tree.
+enum member {
+	IS_KNOWN = 1,
+	// It made a call that was counted, and that was told.
+	HAS_ACTED,
 };
 
 // Settings, fixed when the programs are loaded.

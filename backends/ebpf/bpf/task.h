@@ -94,6 +94,16 @@ INLINE void arguments(u64 *args, struct pt_regs *regs, int compat)
 #endif
 }
 
+// The number of the call that was entered so.
+INLINE u32 call_number(struct pt_regs *regs)
+{
+#if defined(__TARGET_ARCH_x86)
+	return (u32)regs->orig_ax;
+#else
+	return (u32)regs->syscallno;
+#endif
+}
+
 INLINE u8 operation_of(u32 number, int compat)
 {
 	u8 *op = compat ? map_lookup(&compat_calls, &number) : map_lookup(&native_calls, &number);

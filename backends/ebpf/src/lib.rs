@@ -19,7 +19,8 @@
 //!
 //! The same hooks then judge: where the calling thread's process belongs to the tree (a map of process ids that
 //! fork and exit keep), the address is looked up in the compiled rules (`rules.rs`), and refused if need be. What
-//! they don't see is held up by a seccomp filter (`run.rs`). Who leaks is killed at the end of its call by the
+//! they don't see is held up by a seccomp filter (`run.rs`). Where what is let go is not to be told, the hooks count it,
+//! tell what they refuse by themselves, and nothing is attached to system calls at all (`bpf/refusals.h`). Who leaks is killed at the end of its call by the
 //! kernel itself. If this process dies, a guardian (`guardian.rs`) keeps the programs in place and ends the tree.
 //!
 //! # Limits

@@ -52,9 +52,9 @@ fn for_running() -> Vec<Finding> {
             format!("what the hooks don't see is held up by seccomp, which lacks {}: --all works", missing.what);
         findings.push(finding("running PROGRAM", None, why));
     }
-    let limits = "no --on-leak core or redirect, no --isolate, no --dns redirect;\n\
+    let limits = "no --on-leak core or redirect, no --isolate, --dns redirect, --socks-..., --capture;\n\
                   no stacks of who is killed;\n\
-                  io_urings are seen with --on-leak log, and refused as a whole where leaks are";
+                  io_urings and UDP-Lite are seen with --on-leak log, and refused as a whole where leaks are";
     findings.push(finding("running PROGRAM", None, limits));
     findings
 }

@@ -104,7 +104,11 @@ impl Aim<'_> {
 
     fn needs_tracepoint(self, program: &str) -> bool {
         let Some(hooks) = self.hooks else { return true };
-        if program.starts_with("request_") { !hooks.requests.is_empty() } else { program != "set_state" }
+        match program {
+            "request_submit" | "request_complete" => !hooks.requests.is_empty(),
+            "sys_enter" | "sys_exit" => !hooks.tells_refusals_alone(),
+            program => program != "set_state",
+        }
     }
 }
 
@@ -120,6 +124,8 @@ struct Settings {
     judges: u32,
     refusal: u32,
     stacks: u32,
+    tells_refusals_alone: u32,
+    counted_ops: u32,
 }
 
 impl Settings {
@@ -156,6 +162,8 @@ impl Settings {
                 Some(StacksOf::Leaks) => 1,
                 Some(StacksOf::Everything) => 2,
             },
+            tells_refusals_alone: u32::from(hooks.is_some_and(Hooks::tells_refusals_alone)),
+            counted_ops: bits_of(hooks.map_or(&[], |hooks| &hooks.counted)),
             refusal: refusal.map_or(libc::EPERM, |refusal| refusal.errno as i32) as u32,
         }
     }
@@ -187,6 +195,8 @@ impl Programs {
             .override_global("skips_unaddressed", &settings.skips_unaddressed, true)
             .override_global("judges", &settings.judges, true)
             .override_global("refusal", &settings.refusal, true)
+            .override_global("tells_refusals_alone", &settings.tells_refusals_alone, true)
+            .override_global("counted_ops", &settings.counted_ops, true)
             .override_global("wanted_stacks", &settings.stacks, true)
             .map_max_entries("port_sets", tables.sets())
             .map_max_entries("owners", room(aim.scope.states, 65_536))
@@ -207,6 +217,8 @@ impl Programs {
         // Where a tree is judged, calls that are stopped at are nobody's business here.
         let is_wanted = |code: u8| match hooks {
             None => true,
+            // The hooks ask which call they are in.
+            Some(hooks) if hooks.tells_refusals_alone() => true,
             Some(hooks) => match calls::call(code) {
                 Some(call) => hooks.calls.contains(&call),
                 None if code == calls::IO_URING_ENTER => !hooks.requests.is_empty(),
@@ -292,10 +304,10 @@ impl Programs {
         map.ok_or_else(|| broken(name))
     }
 
-    /// Takes the counters of records that the ring had no room for; once.
-    pub fn lost(&mut self) -> Result<PerCpuArray<MapData, u64>, BackendError> {
-        let map = self.bpf.take_map("lost").and_then(|map| PerCpuArray::try_from(map).ok());
-        map.ok_or_else(|| broken("lost"))
+    /// Takes a counter: of records that the ring had no room for (`lost`), of calls that are not told (`passed`); once.
+    pub fn counter(&mut self, name: &'static str) -> Result<PerCpuArray<MapData, u64>, BackendError> {
+        let map = self.bpf.take_map(name).and_then(|map| PerCpuArray::try_from(map).ok());
+        map.ok_or_else(|| broken(name))
     }
 
     /// Loads one tracepoint's program.

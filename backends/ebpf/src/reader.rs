@@ -21,8 +21,8 @@ pub const CHECK: Duration = Duration::from_millis(250);
 pub struct Reader {
     ring: RingBuf<MapData>,
     stacks: Stacks,
-    lost: PerCpuArray<MapData, u64>,
-    told: u64,
+    lost: Counter,
+    passed: Counter,
     translator: Translator,
 }
 
@@ -33,8 +33,8 @@ impl Reader {
         Ok(Self {
             ring: programs.ring("ring")?,
             stacks,
-            lost: programs.lost()?,
-            told: 0,
+            lost: Counter { map: programs.counter("lost")?, told: 0 },
+            passed: Counter { map: programs.counter("passed")?, told: 0 },
             translator: Translator::default(),
         })
     }
@@ -72,16 +72,28 @@ impl Reader {
         Record::parse_all(bytes).for_each(|record| self.translator.translate(record, None, sink));
     }
 
-    /// Tells how many records the ring had no room for since the last time.
-    pub fn tell_lost(&mut self, sink: &mut dyn FnMut(Observation)) {
-        let counts = self.lost.get(&0, 0);
+    /// Tells how many records the ring had no room for, and how many calls were let go and not told, since the last
+    /// time.
+    pub fn tell_counts(&mut self, sink: &mut dyn FnMut(Observation)) {
+        let counts =
+            [(self.passed.take(), Observation::Passed as fn(u64) -> _), (self.lost.take(), Observation::Lost)];
+        counts.into_iter().filter(|(count, _)| *count > 0).for_each(|(count, tell)| sink(tell(count)));
+    }
+}
+
+/// What the programs count, on each processor by itself.
+struct Counter {
+    map: PerCpuArray<MapData, u64>,
+    told: u64,
+}
+
+impl Counter {
+    /// What it has counted since the last time.
+    fn take(&mut self) -> u64 {
+        let counts = self.map.get(&0, 0);
         let sum =
             counts.map_or(self.told, |counts| counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count)));
-        let new = sum.saturating_sub(self.told);
-        if new > 0 {
-            self.told = sum;
-            sink(Observation::Lost(new));
-        }
+        sum.saturating_sub(std::mem::replace(&mut self.told, sum))
     }
 }
 

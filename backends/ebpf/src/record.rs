@@ -13,6 +13,7 @@ pub mod kind {
     pub const EXEC: u32 = 3;
     pub const EXIT: u32 = 4;
     pub const SOCKET: u32 = 6;
+    pub const ACTED: u32 = 8;
 }
 
 /// `enum source`

@@ -48,7 +48,7 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     listener.stop();
     drop(programs);
     while !both.catch_up() {}
-    both.reader().tell_lost(&mut |observation| both.handler.observed(observation));
+    both.reader().tell_counts(&mut |observation| both.handler.observed(observation));
     ended
 }
 
@@ -114,12 +114,15 @@ impl Listener {
         // The tree that dies must be ended at once.
         let hurries = hooks.refusal.is_some_and(|refusal| refusal.then == Then::TreeDies);
         let gather = if hurries { Duration::ZERO } else { GATHER };
+        // Counts must be fetched: nobody is woken for them.
+        let counts = !hooks.counted.is_empty();
         let both = Arc::clone(both);
         let (tell, started) = sync_channel(1);
         let builder = std::thread::Builder::new().name("records".into());
-        let thread = builder.spawn(move || listen(&both, &maps, &stopped, gather, &tell)).map_err(|error| {
-            BackendError::Failed("starting a thread".into(), sockstrace_backend::filter::errno_of(&error))
-        })?;
+        let thread =
+            builder.spawn(move || listen(&both, &maps, &stopped, (gather, counts), &tell)).map_err(|error| {
+                BackendError::Failed("starting a thread".into(), sockstrace_backend::filter::errno_of(&error))
+            })?;
         match started.recv() {
             Ok(Ok(())) => Ok(Self { thread, stop }),
             Ok(Err(error)) => Err(error),
@@ -138,7 +141,7 @@ fn listen(
     both: &Both,
     maps: &TreeMaps,
     stopped: &OwnedFd,
-    gather: Duration,
+    (gather, counts): (Duration, bool),
     tell: &SyncSender<Result<(), BackendError>>,
 ) {
     let guardian = match Guardian::start(maps) {
@@ -156,7 +159,7 @@ fn listen(
     let mut busy = false;
     loop {
         let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
-        let timeout = if busy { PollTimeout::from(CHECK.as_millis() as u16) } else { PollTimeout::NONE };
+        let timeout = if busy || counts { PollTimeout::from(CHECK.as_millis() as u16) } else { PollTimeout::NONE };
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             // Nothing is documented for valid descriptors. What the hooks tell is still taken in before each call.
@@ -172,7 +175,7 @@ fn listen(
             std::thread::sleep(gather);
             both.catch_up();
         }
-        both.reader().tell_lost(&mut |observation| both.handler.observed(observation));
+        both.reader().tell_counts(&mut |observation| both.handler.observed(observation));
     }
     guardian.dismiss();
 }

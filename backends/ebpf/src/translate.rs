@@ -91,6 +91,7 @@ impl Translator {
             })),
             kind::EXEC => sink(Observation::Exec(time, actor(&record))),
             kind::EXIT => sink(Observation::Exit(time, actor(&record), record.result as i32)),
+            kind::ACTED => sink(Observation::Acted(actor(&record))),
             _ => {}
         }
     }

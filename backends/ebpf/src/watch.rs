@@ -57,7 +57,7 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
     // Detached before the last look, so that it is the last.
     drop(programs);
     reader.drain(&mut |observation| observer.observe(observation));
-    reader.tell_lost(&mut |observation| observer.observe(observation));
+    reader.tell_counts(&mut |observation| observer.observe(observation));
     result
 }
 
@@ -103,7 +103,7 @@ fn read_until(
             return Ok(());
         }
         if !busy || checked.elapsed() >= CHECK {
-            reader.tell_lost(&mut |observation| observer.observe(observation));
+            reader.tell_counts(&mut |observation| observer.observe(observation));
             checked = Instant::now();
         }
     }

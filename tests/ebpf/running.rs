@@ -1,0 +1,83 @@
+//! `--backend ebpf -- PROGRAM`: what the tables of the vectors don't show.
+
+use super::alone;
+use super::support::run::{Run, Status, sockstrace};
+use super::support::stage::Stage;
+use std::process::Command;
+
+/// Runs a stage's thread of its own: it is taken into a network namespace.
+fn on_stage(body: impl FnOnce(&Stage) + Send) {
+    std::thread::scope(|scope| scope.spawn(|| body(&Stage::new())).join().unwrap());
+}
+
+/// What the backend can't do is said before the program starts.
+#[test]
+fn what_it_cannot_do_is_refused() {
+    let Some(_alone) = alone() else { return };
+    let mark = std::env::temp_dir().join(format!("sst-running-{}", std::process::id()));
+    let cases: [(&[&str], &str); 8] = [
+        (&["--on-leak=redirect"], "--on-leak log, block, kill or kill-tree"),
+        (&["--on-leak=core"], "--on-leak log, block, kill or kill-tree"),
+        (&["--isolate"], "--isolate"),
+        (&["--dns=redirect"], "--dns redirect"),
+        (&["--socks-auth=required"], "--socks-auth"),
+        (&["--socks-isolation=x"], "--socks-isolation"),
+        (&["--socks-names"], "--socks-names"),
+        (&["--capture=/tmp/sst-never"], "--backend ptrace"),
+    ];
+    for (options, why) in cases {
+        let mut command = Command::new(sockstrace());
+        let output = command.arg("--backend=ebpf").args(options).args(["--", "touch"]).arg(&mark).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(125) && told.contains(why), "{options:?}: {:?} {told}", output.status);
+        assert!(!mark.exists(), "{options:?}: it ran");
+    }
+}
+
+/// What is let go isn't told, but counted, and so is who did it; what is refused is told whole.
+#[test]
+fn what_is_let_go_is_counted() {
+    const SENDS: &str = "
+import os, socket
+def send(count):
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for _ in range(count):
+        udp.sendto(b'x', ('203.0.113.9', 9053))
+send(700)
+child = os.fork()
+if child == 0:
+    send(300)
+    os._exit(0)
+os.waitpid(child, 0)
+tcp = socket.socket()
+assert tcp.connect_ex(('203.0.113.9', 9050)) == 0
+for family, address in [(socket.AF_INET, ('203.0.113.5', 7777)), (socket.AF_INET6, ('2001:db8::5', 7777))]:
+    leak = socket.socket(family, socket.SOCK_DGRAM)
+    os.dup2(leak.fileno(), 77)
+    try:
+        socket.socket(fileno=77).sendto(b'x', socket.MSG_DONTWAIT, address)
+    except OSError as error:
+        print(error.errno)
+";
+    let Some(_alone) = alone() else { return };
+    on_stage(|stage| {
+        let run = Run::new("ebpf", &stage.dir).allow_stage().args(["--block-errno=EHOSTUNREACH", "--stack=never"]);
+        let outcome = run.program(["/usr/bin/python3", "-c", SENDS]).run();
+        assert!(outcome.complaints().is_empty() && outcome.stdout == "113\n113\n", "{outcome:?}");
+        assert_eq!(outcome.status, Status::Exited(23), "{outcome:?}");
+        let summary = outcome.summary.as_ref().expect("a summary");
+        let counts = ["events", "leaks", "processes", "dropped"].map(|key| summary.number(key));
+        assert_eq!(counts, [1003, 2, 2, 0].map(Some), "{outcome:?}");
+        assert_eq!(outcome.events.len(), 2, "{outcome:?}");
+        for (event, address) in outcome.events.iter().zip(["203.0.113.5:7777", "[2001:db8::5]:7777"]) {
+            let told = ["syscall", "abi", "address", "errno", "action", "verdict"].map(|key| event.text(key));
+            assert_eq!(
+                told,
+                ["sendto", std::env::consts::ARCH, address, "EHOSTUNREACH", "block", "leak"],
+                "{event:?}"
+            );
+            assert_eq!((event.number("fd"), event.number("return")), (Some(77), Some(-1)), "{event:?}");
+        }
+        assert!(stage.truth().foreign().is_empty());
+    });
+}
