@@ -1,11 +1,14 @@
 //! Writing events in the order in which they were recorded.
 //!
-//! An event that has no stack, and before which none waits, is written at once. One that has goes to a queue,
-//! and behind it all others: a thread of its own waits for the stacks, names them and writes.
+//! - A leak without a stack is written before its call is answered, as is all that isn't a call.
+//! - An allowed call, of which there may be a hundred thousand a second, may tarry for a moment: a thread of its
+//!   own words and writes many at once, while the program goes on.
+//! - An event with a stack goes to the same queue, and behind it all others: the thread waits for the stack and
+//!   names it.
 
 use super::{Human, Jsonl, Output, Paths, Sink, Sockwho};
 use crate::config::Format;
-use crate::event::{Body, Event, Socks, Stack};
+use crate::event::{Body, Event, Judgement, Socks, Stack};
 use crate::stacks::Awaited;
 use std::collections::VecDeque;
 use std::io;
@@ -20,6 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// So many events may wait; then their program waits.
 const QUEUED: usize = 8192;
 
+/// How long an event may tarry.
+const TARRY: Duration = Duration::from_millis(1);
+
+/// When so many tarry, they are written without waiting for more.
+const ENOUGH: usize = 256;
+
+/// So many events are taken from the queue at once.
+const BATCH: usize = 64;
+
 /// An event, and the stack that it is to get.
 #[derive(Debug)]
 pub struct Slip {
@@ -27,6 +39,27 @@ pub struct Slip {
     pub event: Event,
     /// Its stack.
     pub stack: Option<Awaited>,
+}
+
+impl Slip {
+    /// Whether it need not be written before its call is answered.
+    fn may_tarry(&self) -> bool {
+        let allowed = matches!(&self.event.body, Body::Syscall(call) if call.verdict == Judgement::Allowed);
+        allowed && self.stack.is_none()
+    }
+
+    /// The event with its stack, which it may wait for. `hurries`: there is no time for that any more.
+    fn complete(self, since: Instant, hurries: bool) -> Event {
+        let Self { mut event, stack } = self;
+        if let (Some(stack), Body::Syscall(call) | Body::Socks(Socks { call, .. })) = (stack, &mut event.body) {
+            call.stack = Some(if hurries {
+                Arc::new(Stack::missing("there was no time to name it before the end"))
+            } else {
+                stack.name(since.checked_add(PATIENCE).unwrap_or(since))
+            });
+        }
+        event
+    }
 }
 
 impl From<Event> for Slip {
@@ -47,7 +80,11 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<(Slip, Instant)>,
-    /// The thread has one in hand.
+    /// How many of them wait for their stacks.
+    stacks: usize,
+    /// Something waits that may not tarry.
+    urgent: bool,
+    /// The thread has some in hand.
     busy: bool,
     /// There is a thread.
     served: bool,
@@ -59,6 +96,8 @@ struct Writer {
     output: Box<dyn Output>,
     sink: Sink,
     lines: Vec<u8>,
+    /// Where each event's lines end.
+    ends: Vec<usize>,
 }
 
 impl Recorder {
@@ -87,18 +126,21 @@ impl Recorder {
     /// Writes `output`'s lines to `sink`.
     #[must_use]
     pub fn new(output: Box<dyn Output>, sink: Sink) -> Self {
-        let writer = Mutex::new(Writer { output, sink, lines: Vec::new() });
+        let writer = Mutex::new(Writer { output, sink, lines: Vec::new(), ends: Vec::new() });
         Self(Arc::new(Shared { queue: Mutex::default(), moved: Condvar::new(), writer }))
     }
 
-    /// Writes one event, at once or when what is before it has been written. A failure never stops the
+    /// Writes one event: at once, soon, or when what is before it has been written. A failure never stops the
     /// caller: the event is counted as lost, and the first time that is told on standard error. A summary gets
     /// what was lost before it added.
     pub fn write(&self, slip: Slip) {
         let mut queue = self.0.queue();
-        if slip.stack.is_none() && queue.is_idle() {
+        let tarries = slip.may_tarry();
+        if !tarries && slip.stack.is_none() && queue.stacks == 0 && !queue.busy {
             // With the queue's lock, so that nobody overtakes.
-            return self.0.write(slip.event);
+            queue.urgent = false;
+            let before = queue.waiting.drain(..).map(|(slip, _)| slip.event);
+            return self.0.write(before.chain([slip.event]));
         }
         while queue.waiting.len() >= QUEUED {
             queue = self.0.moved.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -110,15 +152,22 @@ impl Recorder {
         }
         if !queue.served {
             // No thread to be had: what is more important is that it is written.
-            return self.0.write(slip.event);
+            return self.0.write([slip.event]);
         }
+        queue.stacks = queue.stacks.saturating_add(usize::from(slip.stack.is_some()));
+        queue.urgent |= !tarries;
         queue.waiting.push_back((slip, Instant::now()));
-        self.0.moved.notify_all();
+        // Between these it sleeps for a moment, or is at work.
+        if !tarries || queue.waiting.len() == 1 || queue.waiting.len() == ENOUGH {
+            self.0.moved.notify_all();
+        }
     }
 
     /// Waits until all that was recorded is written, but no longer than this.
     pub fn settle(&self, patience: Duration) {
-        let queue = self.0.queue();
+        let mut queue = self.0.queue();
+        queue.urgent = true;
+        self.0.moved.notify_all();
         let moved = self.0.moved.wait_timeout_while(queue, patience, |queue| !queue.is_idle());
         drop(moved);
     }
@@ -155,42 +204,76 @@ impl Shared {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, mut event: Event) {
+    /// Writes events, many at once.
+    fn write(&self, events: impl IntoIterator<Item = Event>) {
         let mut writer = self.writer();
-        let Writer { output, sink, lines } = &mut *writer;
-        if let Body::Summary(summary) = &mut event.body {
-            summary.dropped = summary.dropped.saturating_add(sink.dropped());
+        for event in events {
+            writer.add(event);
         }
-        lines.clear();
-        match output.write(&event, lines) {
-            Ok(()) => sink.write(lines),
-            Err(error) => sink.lose(&error),
-        }
+        writer.flush();
     }
 
     /// Writes what is queued, for ever.
     fn serve(&self) {
+        let mut batch = Vec::with_capacity(BATCH);
         let mut queue = self.queue();
         loop {
-            let Some((Slip { mut event, stack }, since)) = queue.waiting.pop_front() else {
-                queue = self.moved.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
+            queue = self
+                .moved
+                .wait_while(queue, |queue| queue.waiting.is_empty())
+                .unwrap_or_else(PoisonError::into_inner);
+            let tarries = |queue: &mut Queue| !queue.urgent && queue.waiting.len() < ENOUGH;
+            let waited = self.moved.wait_timeout_while(queue, TARRY, tarries);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            // Unless somebody else has written them meanwhile.
+            while batch.len() < BATCH && queue.waiting.front().is_some_and(|(slip, _)| slip.stack.is_none()) {
+                batch.extend(queue.waiting.pop_front().map(|(slip, _)| slip.event));
+            }
+            let awaiting = if batch.is_empty() { queue.waiting.pop_front() } else { None };
+            queue.stacks = queue.stacks.saturating_sub(usize::from(awaiting.is_some()));
             queue.busy = true;
             let hurries = queue.hurries;
             drop(queue);
-            if let (Some(stack), Body::Syscall(call) | Body::Socks(Socks { call, .. })) = (stack, &mut event.body) {
-                call.stack = Some(if hurries {
-                    Arc::new(Stack::missing("there was no time to name it before the end"))
-                } else {
-                    stack.name(since.checked_add(PATIENCE).unwrap_or(since))
-                });
-            }
-            self.write(event);
+            batch.extend(awaiting.map(|(slip, since)| slip.complete(since, hurries)));
+            self.write(batch.drain(..));
             queue = self.queue();
             queue.busy = false;
+            queue.urgent &= !queue.waiting.is_empty();
             self.moved.notify_all();
         }
+    }
+}
+
+impl Writer {
+    /// Words an event; what was worded before it may be written.
+    fn add(&mut self, mut event: Event) {
+        if let Body::Summary(summary) = &mut event.body {
+            self.flush();
+            summary.dropped = summary.dropped.saturating_add(self.sink.dropped());
+        }
+        let before = self.lines.len();
+        match self.output.write(&event, &mut self.lines) {
+            Ok(()) => {
+                if before > 0 && self.lines.len() > libc::PIPE_BUF {
+                    self.sink.write(self.lines.get(..before).unwrap_or_default(), &self.ends);
+                    self.lines.drain(..before);
+                    self.ends.clear();
+                }
+                self.ends.push(self.lines.len());
+            }
+            Err(error) => {
+                self.lines.truncate(before);
+                self.sink.lose(&error, 1);
+            }
+        }
+    }
+
+    /// Writes what is worded: whole lines, and no more at once than a pipe takes in one piece, so that they
+    /// don't mix with what others write there.
+    fn flush(&mut self) {
+        self.sink.write(&self.lines, &self.ends);
+        self.lines.clear();
+        self.ends.clear();
     }
 }
 

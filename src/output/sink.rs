@@ -67,37 +67,46 @@ impl Sink {
         self.dropped
     }
 
-    /// Writes the lines of one event with one system call, if all goes well.
-    pub fn write(&mut self, lines: &[u8]) {
+    /// Writes the lines of some events with one system call, if all goes well. `ends`: where each event's end.
+    pub fn write(&mut self, lines: &[u8], ends: &[usize]) {
         if lines.is_empty() {
             return;
         }
-        let result = if self.shared_line {
-            self.write_all(&[CLEAR, lines].concat())
+        let mut before = &b""[..];
+        if self.shared_line {
+            before = CLEAR;
         } else if self.in_line {
             // What failed before left a piece of a line: nothing may be appended to that.
-            self.write_all(&[b"\n", lines].concat())
-        } else {
-            self.write_all(lines)
+            before = b"\n";
+        }
+        let (written, result) = match before {
+            b"" => self.write_all(lines),
+            before => self.write_all(&[before, lines].concat()),
         };
         if let Err(error) = result {
-            self.lose(&error);
+            let written = written.saturating_sub(before.len());
+            self.lose(&error, ends.iter().filter(|end| **end > written).count() as u64);
         }
     }
 
-    /// Counts an event as lost. The first one is told on standard error.
-    pub fn lose(&mut self, error: &io::Error) {
+    /// Counts events as lost. The first ones are told on standard error.
+    pub fn lose(&mut self, error: &io::Error, count: u64) {
         if let (0, Some(name)) = (self.dropped, &self.name) {
             // Not eprintln!, which panics where standard error fails.
             let _ = writeln!(io::stderr(), "sockstrace: events are lost: {name}: {error}");
         }
-        self.dropped = self.dropped.saturating_add(1);
+        self.dropped = self.dropped.saturating_add(count);
     }
 
-    fn write_all(&mut self, mut rest: &[u8]) -> io::Result<()> {
-        while !rest.is_empty() {
+    /// How many bytes could be written, and why not all.
+    fn write_all(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
+        let mut rest = bytes;
+        let result = loop {
+            if rest.is_empty() {
+                break Ok(());
+            }
             match self.file.write(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(0) => break Err(ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     let (done, left) = rest.split_at_checked(written).unwrap_or((rest, &[]));
                     self.in_line = done.last() != Some(&b'\n');
@@ -105,11 +114,15 @@ impl Sink {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // O_NONBLOCK belongs to the description that we share with others: it stays as it is.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait()?,
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if let Err(error) = self.wait() {
+                        break Err(error);
+                    }
+                }
+                Err(error) => break Err(error),
             }
-        }
-        Ok(())
+        };
+        (bytes.len().saturating_sub(rest.len()), result)
     }
 
     fn wait(&mut self) -> io::Result<()> {
@@ -146,16 +159,21 @@ mod tests {
         (sink, reader.into())
     }
 
+    /// One event's lines.
+    fn write(sink: &mut Sink, lines: &[u8]) {
+        sink.write(lines, &[lines.len()]);
+    }
+
     #[test]
     fn a_line_cut_short_does_not_spoil_the_next() {
         let (mut sink, mut reader) = narrow_pipe();
-        sink.write(&[b"x".repeat(6000), b"\n".to_vec()].concat());
+        write(&mut sink, &[b"x".repeat(6000), b"\n".to_vec()].concat());
         assert_eq!((sink.dropped(), sink.patience), (1, 0));
         let mut piece = vec![0; 4096];
         reader.read_exact(&mut piece).unwrap();
         assert_eq!(piece, b"x".repeat(4096));
-        sink.write(b"next\n");
-        sink.write(b"last\n");
+        write(&mut sink, b"next\n");
+        write(&mut sink, b"last\n");
         drop(sink);
         let mut rest = String::new();
         reader.read_to_string(&mut rest).unwrap();
@@ -171,7 +189,7 @@ mod tests {
             reader.read_to_end(&mut all).unwrap();
             all.len()
         });
-        sink.write(&[b"x".repeat(20_000), b"\n".to_vec()].concat());
+        write(&mut sink, &[b"x".repeat(20_000), b"\n".to_vec()].concat());
         assert_eq!(sink.dropped(), 0);
         drop(sink);
         assert_eq!(slow.join().unwrap(), 20_001);
@@ -181,8 +199,8 @@ mod tests {
     fn a_reader_gone_is_a_loss_and_nothing_more() {
         let (mut sink, reader) = narrow_pipe();
         drop(reader);
-        sink.write(b"a\n");
-        sink.write(b"b\n");
+        write(&mut sink, b"a\n");
+        write(&mut sink, b"b\n");
         assert_eq!(sink.dropped(), 2);
     }
 }

@@ -1,6 +1,6 @@
 //! Sockets that PROGRAM inherits: connected before anything was judged.
 
-use super::{Pipeline, names_of};
+use super::Pipeline;
 use crate::action::perform::sys;
 use crate::config::OnLeak;
 use crate::event::{self, Action, Body, Call, Event, Judgement, Socket};
@@ -71,7 +71,7 @@ impl Pipeline {
         if leaks || self.traces_all() {
             let own = Pid::this();
             let call = Call {
-                who: self.who(own, own, names_of(own)),
+                who: self.who_is(own),
                 syscall: "execve",
                 abi: sockstrace_backend::arch::ABIS.first().map_or("", |abi| abi.name()),
                 via: None,

@@ -216,7 +216,7 @@ impl Scene<'_> {
     ) -> Result<Examiner, Unfit> {
         let rules = self.pipeline.config.handshake.clone().ok_or_else(|| Unfit("nobody asked for it".into()))?;
         let client = Client {
-            who: self.pipeline.who(self.tracee.pid(), self.tracee.tid(), self.tracee.names()),
+            who: self.pipeline.who(self.tracee),
             process: Remote::open(self.tracee.pid()).ok(),
             syscall: self.name,
             abi: self.call.abi.name(),

@@ -270,21 +270,35 @@ impl Pipeline {
         self.config.trace == Trace::All
     }
 
-    fn who(&self, pid: Pid, tid: Pid, (name, exe): (Option<OsString>, Option<PathBuf>)) -> Who {
+    /// A thread that is stopped in a call.
+    fn who(&self, tracee: &dyn Tracee) -> Who {
+        let parent = tracee.identity().ok().map(|identity| identity.parent);
+        self.named(tracee.pid(), tracee.tid(), parent, tracee.names())
+    }
+
+    /// A process that isn't.
+    fn who_is(&self, pid: Pid) -> Who {
+        let parent = proc::Entry::of(pid).map(|entry| entry.parent);
+        self.named(pid, pid, parent, (proc::thread_name(pid), proc::executable(pid)))
+    }
+
+    fn named(
+        &self,
+        pid: Pid,
+        tid: Pid,
+        parent: Option<Pid>,
+        (name, exe): (Option<OsString>, Option<PathBuf>),
+    ) -> Who {
+        let text = |text: OsString| text.into_string().unwrap_or_else(|text| text.to_string_lossy().into_owned());
         Who {
             backend: self.seen().backend,
             pid: pid.as_raw(),
             tid: tid.as_raw(),
-            ppid: proc::Entry::of(pid).map(|entry| entry.parent.as_raw()),
-            process: name.map(|name| name.to_string_lossy().into_owned()),
-            exe: exe.map(|path| path.to_string_lossy().into_owned()),
+            ppid: parent.map(Pid::as_raw),
+            process: name.map(text),
+            exe: exe.map(|path| text(path.into_os_string())),
         }
     }
-}
-
-/// Name and executable of a process that isn't stopped in a call.
-fn names_of(pid: Pid) -> (Option<OsString>, Option<PathBuf>) {
-    (proc::thread_name(pid), proc::executable(pid))
 }
 
 impl Handler for Pipeline {
@@ -368,7 +382,7 @@ impl Handler for Pipeline {
                 Change::Exec => None,
                 Change::Exit => self.seen().programs.remove(&pid.as_raw()),
             };
-            let who = known.unwrap_or_else(|| self.who(pid, pid, names_of(pid)));
+            let who = known.unwrap_or_else(|| self.who_is(pid));
             if change == Change::Exec {
                 self.seen().programs.insert(pid.as_raw(), who.clone());
             }
@@ -523,7 +537,7 @@ impl Scene<'_> {
             reason = Cow::Owned(format!("{reason}; {note}"));
         }
         let mut call = Call {
-            who: pipeline.who(self.tracee.pid(), self.tracee.tid(), self.tracee.names()),
+            who: pipeline.who(self.tracee),
             syscall: self.name,
             abi: self.call.abi.name(),
             via: None,
