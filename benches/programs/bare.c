@@ -1,11 +1,11 @@
 /* The cheapest supervisors that the kernel's interfaces allow: the limit that sockstrace is held against.
  * They judge nothing.
  *
- *   bare continue|perform|trace-continue|trace-perform|filter PROGRAM [ARG]...
+ *   bare continue|perform|perform-near|trace-continue|trace-perform|filter PROGRAM [ARG]...
  *
  * connect is sent to a seccomp listener, or (trace-) stops for a tracer. `continue` copies the address and lets
- * the call go; `perform` connects a duplicate of the tracee's socket and answers with the result. `filter`
- * installs the filter and leaves the program alone.
+ * the call go; `perform` connects a duplicate of the tracee's socket and answers with the result; `-near` has the
+ * kernel wake both on one processor (Linux 6.6). `filter` installs the filter and leaves the program alone.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -154,6 +154,8 @@ int main(int argc, char **argv)
 		_exit(127);
 	}
 	if (read(channel[0], &listener, sizeof listener) != sizeof listener || listener < 0)
+		return 1;
+	if (strstr(argv[1], "-near") && ioctl(listener, SECCOMP_IOW(4, __u64), 1UL /* SYNC_WAKE_UP */) < 0)
 		return 1;
 	supervise(listener, performs);
 	waitpid(child, &status, 0);

@@ -519,8 +519,9 @@ impl Scene<'_> {
     ) {
         let pipeline = self.pipeline;
         let written = verdict.is_leak() || pipeline.traces_all();
-        let known = written.then(|| self.fingerprint(subject, operation, verdict));
-        if self.was_recorded(known.as_ref()) {
+        let may_meet_again = written && self.may_meet_again(verdict.is_leak());
+        let known = may_meet_again.then(|| self.fingerprint(subject, operation, verdict));
+        if self.was_recorded(written, known.as_ref()) {
             return;
         }
         pipeline.judged.fetch_add(1, Ordering::SeqCst);
@@ -531,7 +532,9 @@ impl Scene<'_> {
         if pipeline.last_seen.swap(pid, Ordering::Relaxed) != pid {
             pipeline.seen().processes.insert(pid);
         }
-        let Some(known) = known else { return };
+        if !written {
+            return;
+        }
         let mut reason = verdict.reason.clone();
         if let Some(note) = note {
             reason = Cow::Owned(format!("{reason}; {note}"));
@@ -543,7 +546,7 @@ impl Scene<'_> {
             via: None,
             fd: subject.fd,
             socket: subject.socket.map(event::Socket::from),
-            address: known.address.clone(),
+            address: address(operation).and_then(event::address),
             returned: None,
             errno: None,
             verdict: if verdict.is_leak() { Judgement::Leak } else { Judgement::Allowed },
@@ -562,7 +565,9 @@ impl Scene<'_> {
             _ => {}
         }
         let stack = self.awaits_stack(verdict.is_leak());
-        self.note(known);
+        if let Some(known) = known {
+            self.note(known);
+        }
         let slip = Slip { event: Event::now(Body::Syscall(call)), stack };
         if *reply == Reply::Continue && pipeline.observes_results.load(Ordering::SeqCst) {
             pipeline.seen().pending.entry(self.call.id).or_default().push(slip);

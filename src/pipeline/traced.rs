@@ -53,7 +53,7 @@ pub(super) struct Fingerprint {
     name: &'static str,
     fd: Option<i32>,
     socket: Option<Socket>,
-    pub(super) address: Option<String>,
+    address: Option<String>,
     class: Option<Class>,
     leak: bool,
 }
@@ -94,25 +94,26 @@ impl Scene<'_> {
         }
     }
 
-    /// Whether the same was recorded when the call came the first time. `None` for what is only counted.
-    pub(super) fn was_recorded(&self, known: Option<&Fingerprint>) -> bool {
+    /// Whether what is written of this call now must be known again later: it came before, or may come again.
+    pub(super) fn may_meet_again(&self, leaks: bool) -> bool {
+        self.traced.0.borrow().before.is_some() || self.wants_stack(leaks)
+    }
+
+    /// Whether the same was recorded when the call came the first time. What isn't `written` is only counted.
+    pub(super) fn was_recorded(&self, written: bool, known: Option<&Fingerprint>) -> bool {
         let mut state = self.traced.0.borrow_mut();
         if let Some(before) = &mut state.before {
-            match known {
-                Some(known) => {
-                    if let Some(index) = before.recorded.written.iter().position(|other| other == known) {
-                        before.recorded.written.swap_remove(index);
-                        return true;
-                    }
-                }
-                None if before.recorded.counted > 0 => {
-                    before.recorded.counted = before.recorded.counted.saturating_sub(1);
-                    return true;
-                }
-                None => {}
+            let same = |known| before.recorded.written.iter().position(|other| other == known);
+            if let Some(index) = known.and_then(same) {
+                before.recorded.written.swap_remove(index);
+                return true;
+            }
+            if !written && before.recorded.counted > 0 {
+                before.recorded.counted = before.recorded.counted.saturating_sub(1);
+                return true;
             }
         }
-        if known.is_none() {
+        if !written {
             state.recorded.counted = state.recorded.counted.saturating_add(1);
         }
         false
@@ -123,11 +124,14 @@ impl Scene<'_> {
         self.traced.0.borrow_mut().recorded.written.push(known);
     }
 
+    fn wants_stack(&self, leaks: bool) -> bool {
+        let pipeline = self.pipeline;
+        pipeline.looks.load(Ordering::SeqCst) && (leaks || pipeline.config.stack == Stack::Always)
+    }
+
     /// The stack that an event will get, where it gets one.
     pub(super) fn awaits_stack(&self, leaks: bool) -> Option<Awaited> {
-        let pipeline = self.pipeline;
-        let wanted = pipeline.looks.load(Ordering::SeqCst) && (leaks || pipeline.config.stack == Stack::Always);
-        if !wanted {
+        if !self.wants_stack(leaks) {
             return None;
         }
         let mut state = self.traced.0.borrow_mut();
@@ -136,7 +140,7 @@ impl Scene<'_> {
             return Some(before.awaited.clone());
         }
         if state.awaited.is_none() {
-            let (promise, awaited) = promise(&pipeline.stacks);
+            let (promise, awaited) = promise(&self.pipeline.stacks);
             (state.promise, state.awaited) = (Some(promise), Some(awaited));
         }
         state.awaited.clone()
