@@ -1,11 +1,12 @@
 //! Asking the proxy for a connection, while the program's socket waits.
 
+use super::brisk::{Conversation, Ended};
 use super::inspect::{Examiner, Inspecting};
 use crate::policy::Endpoint;
-use crate::proxy::client::{Negotiation, Progress, Refusal};
+use crate::proxy::client::Refusal;
 use crate::relay::{Actor, Book, Events, Flow, Held, Next, Place, Record, Stage, sys};
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -32,9 +33,6 @@ pub struct Dialing {
     proxy: Option<OwnedFd>,
     stage: Talking,
     errand: Errand,
-    outgoing: Vec<u8>,
-    /// Bytes of the tunnel.
-    early: Vec<u8>,
     begun: Instant,
     /// The program's socket has been seen connecting.
     seen: bool,
@@ -55,11 +53,11 @@ enum Talking {
 /// What is to be done where the way leads.
 pub enum Errand {
     /// It is a proxy, which is asked for a connection elsewhere.
-    Ask(Negotiation),
+    Ask(Conversation),
     /// It is a proxy to which the program itself speaks; taken once.
     Listen(Option<Examiner>),
-    /// It is where the program wants to be.
-    Join,
+    /// It is where the program wants to be, or a proxy that has led there; bytes that came from there already.
+    Join(Vec<u8>),
 }
 
 /// One way to the other side.
@@ -70,6 +68,8 @@ pub enum Way {
     Unix(PathBuf),
     /// A connection that was begun.
     Begun(OwnedFd),
+    /// One that could not be.
+    Failed(Errno),
 }
 
 impl Way {
@@ -101,8 +101,6 @@ impl Dialing {
             proxy: None,
             stage: Talking::Connecting,
             errand,
-            outgoing: Vec::new(),
-            early: Vec::new(),
             begun: Instant::now(),
             seen: nonblocking,
             joined: false,
@@ -199,10 +197,10 @@ impl Dialing {
         self.joined = true;
         let Some(outer) = self.proxy.take() else { return Next::End };
         let (book, record) = (Arc::clone(&self.book), Arc::clone(&self.record));
-        let early = std::mem::take(&mut self.early);
         let on_end = Box::new(move || book.end(&record));
         match &mut self.errand {
-            Errand::Ask(_) | Errand::Join => Next::Become(Box::new(Flow::new(inner, outer, early, on_end))),
+            Errand::Ask(_) => Next::End,
+            Errand::Join(early) => Next::Become(Box::new(Flow::new(inner, outer, std::mem::take(early), on_end))),
             Errand::Listen(examiner) => match examiner.take() {
                 Some(examiner) => Next::Become(Box::new(Inspecting::new(inner, outer, examiner, on_end))),
                 None => Next::End,
@@ -219,16 +217,11 @@ impl Dialing {
                 Talking::Connecting => match sys::take_error(proxy.as_fd()) {
                     Ok(()) => {
                         sys::send_at_once(proxy.as_fd());
-                        match &mut self.errand {
-                            Errand::Ask(negotiation) => {
-                                self.stage = Talking::Negotiating;
-                                self.outgoing = negotiation.take_outgoing();
-                            }
-                            Errand::Listen(_) | Errand::Join => {
-                                self.stage = Talking::Admitting;
-                                continue;
-                            }
-                        }
+                        self.stage = match self.errand {
+                            Errand::Ask(_) => Talking::Negotiating,
+                            Errand::Listen(_) | Errand::Join(_) => Talking::Admitting,
+                        };
+                        continue;
                     }
                     Err(errno) => {
                         self.proxy = None;
@@ -241,31 +234,15 @@ impl Dialing {
                 },
                 Talking::Negotiating => {}
             }
-            while !self.outgoing.is_empty() {
-                match sys::transmit(proxy.as_fd(), &self.outgoing, MsgFlags::empty()) {
-                    Ok(length) => drop(self.outgoing.drain(..length)),
-                    Err(Errno::EAGAIN) => return Next::Wait,
-                    Err(Errno::EINTR) => {}
-                    Err(errno) => return self.proxy_fails(errno, place),
-                }
-            }
-            let Errand::Ask(negotiation) = &mut self.errand else { return Next::End };
-            let mut buffer = vec![0; negotiation.wants()];
-            let length = match sys::receive(proxy.as_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) => length,
-                Err(Errno::EAGAIN) => return Next::Wait,
-                Err(Errno::EINTR) => continue,
-                // Closed with something of ours unread: closed.
-                Err(Errno::ECONNRESET) => 0,
-                Err(errno) => return self.proxy_fails(errno, place),
-            };
-            match negotiation.take(buffer.get(..length).unwrap_or_default()) {
-                Ok(Progress::More) => self.outgoing.extend(negotiation.take_outgoing()),
-                Ok(Progress::Done { early, .. }) => {
-                    self.early = early;
+            let Errand::Ask(conversation) = &mut self.errand else { return Next::End };
+            match conversation.go_on(proxy.as_fd()) {
+                Ok(None) => return Next::Wait,
+                Ok(Some(early)) => {
+                    self.errand = Errand::Join(early);
                     self.stage = Talking::Admitting;
                 }
-                Err(refusal) => return self.refuse(&refusal, place),
+                Err(Ended::Refused(refusal)) => return self.refuse(&refusal, place),
+                Err(Ended::Broken(errno)) => return self.proxy_fails(errno, place),
             }
         }
     }
@@ -314,11 +291,13 @@ impl Drop for Dialing {
 }
 
 impl Way {
-    fn connect(self) -> Result<OwnedFd, Errno> {
+    /// Begins to go there.
+    pub fn connect(self) -> Result<OwnedFd, Errno> {
         match self {
             Self::Tcp(address) => begin(address),
             Self::Unix(path) => unix(&path),
             Self::Begun(socket) => Ok(socket),
+            Self::Failed(errno) => Err(errno),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! The call returns what the proxy's answer means for connect(2) ([`crate::proxy::client`]), and the program's
 //! socket is its own all the time: how that is done stands in [`crate::relay`].
 
+mod brisk;
 pub mod datagrams;
 mod dial;
 pub mod inspect;
@@ -23,6 +24,7 @@ use crate::policy::Proxy;
 use crate::proxy::client::{Command, Negotiation, Refusal, Target};
 use crate::proxy::isolation::Isolation;
 use crate::relay::{Held, Record, Relay, Stage, Unfit, sys};
+use brisk::{Asked, Conversation};
 use dial::{Complain, Dialing, Errand, Way};
 use nix::errno::Errno;
 use sockstrace_backend::{Outcome, Patience, Reply};
@@ -97,7 +99,7 @@ impl Redirector {
         let errand = || {
             let proxy = self.proxy.as_ref().ok_or_else(|| Unfit("there is no proxy".into()))?;
             let negotiation = self.negotiation(proxy, performer, target)?;
-            Ok((Errand::Ask(negotiation), Way::to(proxy.endpoint())))
+            Ok((Errand::Ask(Conversation::new(negotiation)), Way::to(proxy.endpoint())))
         };
         self.land(performer, socket, destination, &errand)
     }
@@ -156,10 +158,17 @@ impl Redirector {
             }
             known = None;
         }
+        let mut begun = None;
+        if known.is_none() && pass::would_connect(socket, destination) {
+            begun = match self.ask_at_once(performer, socket, destination, errand()?)? {
+                Ok(performed) => return Ok(Redirected { performed, repeats }),
+                Err(begun) => Some(begun),
+            };
+        }
         for _ in 0..HOLES {
             let mut held = self.hold(socket, destination)?;
             let record = if sys::tcp_state(fd) == Ok(sys::CLOSE) {
-                let errand = errand()?;
+                let errand = begun.take().map_or_else(errand, Ok)?;
                 let record = self.record(&held, destination)?;
                 self.dial(held, &record, errand, false)?;
                 record
@@ -176,6 +185,28 @@ impl Redirector {
             }
         }
         Ok(Redirected { performed: failed(Errno::EADDRNOTAVAIL), repeats })
+    }
+
+    /// Where the proxy answers at once. `Err`: it doesn't, and how to go on.
+    fn ask_at_once(
+        &self,
+        performer: &Performer<'_>,
+        socket: &Socket,
+        destination: SocketAddr,
+        (errand, ways): (Errand, Vec<Way>),
+    ) -> Result<Result<Performed, (Errand, Vec<Way>)>, Unfit> {
+        let through = match brisk::ask(errand, ways) {
+            Asked::Through(onward, early) => (onward, early),
+            Asked::Refused(refusal) => {
+                if refusal.by_proxy_itself {
+                    (self.complain)(&refusal);
+                }
+                return Ok(Ok(failed(refusal.errno)));
+            }
+            Asked::Later(errand, ways) => return Ok(Err((errand, ways))),
+        };
+        let entered = self.enter(performer, socket, destination, through, None)?;
+        Ok(entered.map_err(|(onward, early)| (Errand::Join(early), vec![Way::Begun(onward)])))
     }
 
     /// Waits in connect(2), as the program's thread would; `None` where every port leads to this hole already.

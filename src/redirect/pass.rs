@@ -45,9 +45,9 @@ impl Redirector {
             };
             // And what stands at once, as on loopback, needs no waiting.
             if sys::tcp_state(onward.as_fd()) == Ok(sys::ESTABLISHED) {
-                match self.enter(performer, socket, destination, onward, examiner)? {
+                match self.enter(performer, socket, destination, (onward, Vec::new()), examiner)? {
                     Ok(performed) => return Ok(Redirected::now(performed)),
-                    Err(onward) => begun.set(Some(onward)),
+                    Err((onward, _)) => begun.set(Some(onward)),
                 }
             } else {
                 begun.set(Some(onward));
@@ -57,27 +57,27 @@ impl Redirector {
             let way = begun.take().map_or(Way::Tcp(outside), Way::Begun);
             let errand = match examiner {
                 Some(examiner) => Errand::Listen(Some(examiner()?)),
-                None => Errand::Join,
+                None => Errand::Join(Vec::new()),
             };
             Ok((errand, vec![way]))
         };
         self.land(performer, socket, destination, &errand)
     }
 
-    /// Connects the program's socket to us, now that the way on stands. `Err` gives that back: it has to be held,
-    /// after all.
-    fn enter(
+    /// Connects the program's socket to us, now that the way on stands, and these bytes have come from there. `Err`
+    /// gives that back: it has to be held, after all.
+    pub(super) fn enter(
         &self,
         performer: &Performer<'_>,
         socket: &Socket,
         destination: SocketAddr,
-        onward: OwnedFd,
+        (onward, early): (OwnedFd, Vec<u8>),
         examiner: Option<Examiners<'_>>,
-    ) -> Result<Result<Performed, OwnedFd>, Unfit> {
+    ) -> Result<Result<Performed, (OwnedFd, Vec<u8>)>, Unfit> {
         let fd = socket.duplicate.as_fd();
         let held = self.hold(socket, destination)?;
-        let Ok(door) = Door::beside(&held) else { return Ok(Err(onward)) };
-        let Ok(cookie) = sys::cookie(fd) else { return Ok(Err(onward)) };
+        let Ok(door) = Door::beside(&held) else { return Ok(Err((onward, early))) };
+        let Ok(cookie) = sys::cookie(fd) else { return Ok(Err((onward, early))) };
         let examiner = examiner.map(|examiner| examiner()).transpose()?;
         let record = Record::new(cookie, destination, door.address());
         record.change(Stage::Connected, || self.relay.book.enter(&record));
@@ -97,13 +97,13 @@ impl Redirector {
         let Ok(own) = door.let_in(fd) else {
             self.relay.book.forget(&record);
             let _: Result<(), Errno> = sys::disconnect(fd);
-            return Ok(Err(onward));
+            return Ok(Err((onward, early)));
         };
         let book = Arc::clone(&self.relay.book);
         let on_end = Box::new(move || book.end(&record));
         let actor: Box<dyn Actor> = match examiner {
             Some(examiner) => Box::new(Inspecting::new(own, onward, examiner, on_end)),
-            None => Box::new(Flow::new(own, onward, Vec::new(), on_end)),
+            None => Box::new(Flow::new(own, onward, early, on_end)),
         };
         // The connection stands: without a thread it ends at once.
         let _: Result<(), Errno> = self.relay.reactor.spawn(actor);
@@ -133,7 +133,7 @@ impl Redirector {
 }
 
 /// Whether connect(2) would begin a connection: what else stands in its way is for the kernel to tell.
-fn would_connect(socket: &Socket, destination: SocketAddr) -> bool {
+pub(super) fn would_connect(socket: &Socket, destination: SocketAddr) -> bool {
     let fits = (socket.kind.family == Family::INET) == destination.is_ipv4();
     fits && may_be_redirected(&socket.kind).is_ok()
         && !is_group(destination.ip())

@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -161,7 +161,10 @@ impl Reactor {
     }
 
     fn thread(&self) -> Result<Arc<Shared>, Errno> {
-        let wanted = thread::available_parallelism().map_or(1, usize::from).min(THREADS_AT_MOST);
+        // To find it out takes a dozen system calls (cgroups).
+        static WANTED: LazyLock<usize> =
+            LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from).min(THREADS_AT_MOST));
+        let wanted = *WANTED;
         let mut threads = lock(&self.threads);
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % wanted;
         if turn >= threads.len() {
