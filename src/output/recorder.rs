@@ -82,14 +82,23 @@ struct Queue {
     waiting: VecDeque<(Slip, Instant)>,
     /// How many of them wait for their stacks.
     stacks: usize,
-    /// Something waits that may not tarry.
-    urgent: bool,
+    haste: Haste,
     /// The thread has some in hand.
     busy: bool,
     /// There is a thread.
     served: bool,
+}
+
+/// How soon what waits is to be written.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Haste {
+    /// It may tarry.
+    #[default]
+    None,
+    /// Something among it may not.
+    Now,
     /// The end has come: stacks that aren't named by now won't be.
-    hurries: bool,
+    End,
 }
 
 struct Writer {
@@ -138,7 +147,7 @@ impl Recorder {
         let tarries = slip.may_tarry();
         if !tarries && slip.stack.is_none() && queue.stacks == 0 && !queue.busy {
             // With the queue's lock, so that nobody overtakes.
-            queue.urgent = false;
+            queue.calm_down();
             let before = queue.waiting.drain(..).map(|(slip, _)| slip.event);
             return self.0.write(before.chain([slip.event]));
         }
@@ -155,7 +164,9 @@ impl Recorder {
             return self.0.write([slip.event]);
         }
         queue.stacks = queue.stacks.saturating_add(usize::from(slip.stack.is_some()));
-        queue.urgent |= !tarries;
+        if !tarries {
+            queue.hasten(Haste::Now);
+        }
         queue.waiting.push_back((slip, Instant::now()));
         // Between these it sleeps for a moment, or is at work.
         if !tarries || queue.waiting.len() == 1 || queue.waiting.len() == ENOUGH {
@@ -166,7 +177,7 @@ impl Recorder {
     /// Waits until all that was recorded is written, but no longer than this.
     pub fn settle(&self, patience: Duration) {
         let mut queue = self.0.queue();
-        queue.urgent = true;
+        queue.hasten(Haste::Now);
         self.0.moved.notify_all();
         let moved = self.0.moved.wait_timeout_while(queue, patience, |queue| !queue.is_idle());
         drop(moved);
@@ -176,7 +187,7 @@ impl Recorder {
     /// stay away, and that is said.
     pub fn finish(&self, last: Event, patience: Duration) {
         self.settle(patience);
-        self.0.queue().hurries = true;
+        self.0.queue().hasten(Haste::End);
         self.write(last.into());
         self.settle(patience);
     }
@@ -189,6 +200,17 @@ impl Recorder {
 }
 
 impl Queue {
+    fn hasten(&mut self, haste: Haste) {
+        self.haste = self.haste.max(haste);
+    }
+
+    /// Nothing waits any more.
+    fn calm_down(&mut self) {
+        if self.haste == Haste::Now {
+            self.haste = Haste::None;
+        }
+    }
+
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && !self.busy
     }
@@ -222,7 +244,7 @@ impl Shared {
                 .moved
                 .wait_while(queue, |queue| queue.waiting.is_empty())
                 .unwrap_or_else(PoisonError::into_inner);
-            let tarries = |queue: &mut Queue| !queue.urgent && queue.waiting.len() < ENOUGH;
+            let tarries = |queue: &mut Queue| queue.haste == Haste::None && queue.waiting.len() < ENOUGH;
             let waited = self.moved.wait_timeout_while(queue, TARRY, tarries);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
             // Unless somebody else has written them meanwhile.
@@ -232,13 +254,15 @@ impl Shared {
             let awaiting = if batch.is_empty() { queue.waiting.pop_front() } else { None };
             queue.stacks = queue.stacks.saturating_sub(usize::from(awaiting.is_some()));
             queue.busy = true;
-            let hurries = queue.hurries;
+            let hurries = queue.haste == Haste::End;
             drop(queue);
             batch.extend(awaiting.map(|(slip, since)| slip.complete(since, hurries)));
             self.write(batch.drain(..));
             queue = self.queue();
             queue.busy = false;
-            queue.urgent &= !queue.waiting.is_empty();
+            if queue.waiting.is_empty() {
+                queue.calm_down();
+            }
             self.moved.notify_all();
         }
     }

@@ -34,6 +34,7 @@ pub enum Ended {
 }
 
 /// What came of asking.
+#[allow(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 pub enum Asked {
     /// The connection stands; bytes of it that came with the answer.
     Through(OwnedFd, Vec<u8>),
@@ -92,36 +93,36 @@ impl Conversation {
 pub fn ask(errand: Errand, mut ways: Vec<Way>) -> Asked {
     let Errand::Ask(mut conversation) = errand else { return Asked::Later(errand, ways) };
     let Some(way) = ways.pop() else { return Asked::Later(Errand::Ask(conversation), ways) };
-    let proxy = match way.connect() {
-        Ok(proxy) => proxy,
-        // The others may do; without any, the reason comes in the usual way.
-        Err(errno) => {
-            ways.push(Way::Failed(errno));
-            return Asked::Later(Errand::Ask(conversation), ways);
-        }
-    };
-    let begun = Instant::now();
-    let stands = matches!(sys::tcp_state(proxy.as_fd()), Ok(sys::ESTABLISHED) | Err(_));
-    if stands {
-        sys::send_at_once(proxy.as_fd());
-    }
-    while stands {
-        match conversation.go_on(proxy.as_fd()) {
+    match way.connect() {
+        Ok(proxy) => match converse(&mut conversation, proxy.as_fd()) {
             Ok(Some(early)) => return Asked::Through(proxy, early),
-            Ok(None) => {}
             Err(Ended::Refused(refusal)) => return Asked::Refused(refusal),
-            // What that means is known where it is met again.
-            Err(Ended::Broken(_)) => break,
+            // A break is met again, where it is known what it means.
+            Ok(None) | Err(Ended::Broken(_)) => ways.push(Way::Begun(proxy)),
+        },
+        Err(errno) => ways.push(Way::Failed(errno)),
+    }
+    Asked::Later(Errand::Ask(conversation), ways)
+}
+
+fn converse(conversation: &mut Conversation, proxy: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Ended> {
+    let begun = Instant::now();
+    // A UNIX socket has no such state.
+    if sys::tcp_state(proxy).is_ok_and(|state| state != sys::ESTABLISHED) {
+        return Ok(None);
+    }
+    sys::send_at_once(proxy);
+    loop {
+        if let Some(early) = conversation.go_on(proxy)? {
+            return Ok(Some(early));
         }
         let left = SHORT_WHILE.saturating_sub(begun.elapsed());
         if left.is_zero() {
-            break;
+            return Ok(None);
         }
         let awaited = if conversation.waits_to_send() { PollFlags::POLLOUT } else { PollFlags::POLLIN };
         // Interrupted or not: what is there is looked at, and time passes.
-        let _: Result<i32, Errno> =
-            ppoll(&mut [PollFd::new(proxy.as_fd(), awaited)], Some(TimeSpec::from_duration(left)), None);
+        let left = Some(TimeSpec::from_duration(left));
+        let _: Result<i32, Errno> = ppoll(&mut [PollFd::new(proxy, awaited)], left, None);
     }
-    ways.push(Way::Begun(proxy));
-    Asked::Later(Errand::Ask(conversation), ways)
 }
