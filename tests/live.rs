@@ -12,11 +12,11 @@ use support::terminal::Terminal;
 /// Everything that a shell on a terminal shows for a command.
 fn shown(command: &str) -> String {
     let mut terminal = Terminal::new(Path::new("/tmp"));
-    terminal.type_line(&format!("export TERM=xterm NO_COLOR=1; {command}; echo 'en''d' $?"));
+    terminal.type_line(&format!("export TERM=xterm NO_COLOR=1; {command}; echo 'clo''sed' $?"));
     let mut said = String::new();
     for _ in 0..100 {
         said += &terminal.rest(Duration::from_millis(100));
-        if said.contains("end ") {
+        if said.contains("closed ") {
             break;
         }
     }
@@ -36,7 +36,7 @@ fn it_shows_where_the_program_writes_elsewhere() {
         assert!(said.contains("\rsockstrace: 1 call judged, 1 leak, 1 process\u{1b}[K\r"), "{said:?}");
         // It goes when the program does, and the event stands in a line of its own.
         let (before, after) = said.split_once("LEAK").expect("the leak");
-        assert!(before.ends_with("\u{1b}[K") && after.contains("end 23"), "{said:?}");
+        assert!(before.ends_with("\u{1b}[K") && after.contains("closed 23"), "{said:?}");
         assert!(said.contains("1 process\u{1b}[K\r\u{1b}[K"), "{said:?}");
     }
 }
@@ -48,7 +48,7 @@ fn it_is_not_in_the_way() {
     // The program writes to the terminal; or nobody looks; or it isn't wanted.
     for (options, rest) in [("", ""), ("", "2> /dev/null > /dev/null"), ("--live=never", "> /dev/null")] {
         let said = shown(&format!("{own} {options} -o /dev/null -- {GUEST} {rest}"));
-        assert!(!said.contains("judged") && said.contains("end 23"), "{said:?}");
+        assert!(!said.contains("judged") && said.contains("closed 23"), "{said:?}");
     }
     let said = shown(&format!("TERM=dumb {own} -o /dev/null -- {GUEST} > /dev/null"));
     assert!(!said.contains("judged"), "{said:?}");
