@@ -6,7 +6,7 @@
 mod support;
 
 use std::time::Duration;
-use support::BACKENDS;
+use support::backends;
 use support::cases::{run_all, with_privilege};
 use support::programs::programs;
 use support::run::{Run, Status};
@@ -74,7 +74,7 @@ fn natively() {
 fn no_false_alarms() {
     with_privilege("no_false_alarms", || {
         let mut cases = Vec::new();
-        for backend in BACKENDS {
+        for backend in backends() {
             for action in ["log", "block", "kill-tree"] {
                 cases.extend(TRAFFIC.iter().map(|(name, options)| (*name, *options, backend, action)));
             }
@@ -92,7 +92,7 @@ fn no_false_alarms() {
 fn silence() {
     with_privilege("silence", || {
         run_all(
-            &BACKENDS,
+            &backends(),
             |backend| (*backend).to_owned(),
             |backend| {
                 let stage = Stage::new();

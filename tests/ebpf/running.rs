@@ -1,9 +1,12 @@
 //! `--backend ebpf -- PROGRAM`: what the tables of the vectors don't show.
 
 use super::alone;
+use super::support::programs::programs;
 use super::support::run::{Run, Status, sockstrace};
 use super::support::stage::Stage;
+use std::ffi::OsStr;
 use std::process::Command;
+use std::time::Duration;
 
 /// Runs a stage's thread of its own: it is taken into a network namespace.
 fn on_stage(body: impl FnOnce(&Stage) + Send) {
@@ -79,5 +82,30 @@ for family, address in [(socket.AF_INET, ('203.0.113.5', 7777)), (socket.AF_INET
             assert_eq!((event.number("fd"), event.number("return")), (Some(77), Some(-1)), "{event:?}");
         }
         assert!(stage.truth().foreign().is_empty());
+    });
+}
+
+/// Of more calls than can be written none is lost in silence.
+#[test]
+fn what_a_burst_loses_is_counted() {
+    const CALLS: u64 = 400_000;
+    let Some(_alone) = alone() else { return };
+    on_stage(|stage| {
+        let run = Run::new("ebpf", &stage.dir).allow_stage().on_leak("log").arg("--trace=all");
+        let guest =
+            [programs().hostile.as_os_str(), "burst".as_ref(), CALLS.to_string().as_ref()].map(OsStr::to_owned);
+        let outcome = run.program(guest).deadline(Duration::from_secs(60)).run();
+        assert!(outcome.complaints().is_empty(), "{outcome:?}");
+        let summary = outcome.summary.as_ref().expect("a summary");
+        let [seen, dropped] = ["events", "dropped"].map(|key| summary.number(key).unwrap() as u64);
+        // Records of processes may be among what is lost.
+        assert!((CALLS..CALLS + 4).contains(&(seen + dropped)), "{outcome:?}");
+        let written = outcome.events.iter().filter(|event| event.text("kind") == "syscall").count() as u64;
+        let told = outcome.events.iter().filter(|event| event.text("kind") == "lost");
+        let told: i64 = told.map(|event| event.number("dropped").unwrap()).sum();
+        assert_eq!((written, told as u64), (seen, dropped), "{outcome:?}");
+        // What isn't known to be all is no success.
+        assert_eq!(outcome.status, Status::Exited(if dropped > 0 { 125 } else { 0 }), "{outcome:?}");
+        println!("{} calls a second, {dropped} of {CALLS} not written", outcome.stdout.trim());
     });
 }

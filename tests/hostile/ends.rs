@@ -261,7 +261,13 @@ fn killed_at_any_moment() {
                 if outcome.status == Status::Deadline {
                     wrong.push("hangs".into());
                 }
-                wrong.extend(outcome.left.iter().filter(|line| line.contains("sockstrace")).cloned());
+                wrong.extend(
+                    outcome
+                        .left
+                        .iter()
+                        .filter(|line| line.contains("sockstrace") || line.contains("sst-"))
+                        .cloned(),
+                );
                 if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong:?}\n  {outcome:?}")) }
             },
         );

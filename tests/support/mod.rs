@@ -34,6 +34,11 @@ pub fn backends() -> Vec<&'static str> {
     BACKENDS.into_iter().chain(ebpf).collect()
 }
 
+/// The backends that work here for this user: programs in the kernel are for root alone.
+pub fn backends_of(user: u32) -> Vec<&'static str> {
+    if user == 0 { backends() } else { BACKENDS.to_vec() }
+}
+
 /// The address that nobody may reach, and where witnesses wait.
 pub const FOREIGN4: &str = "203.0.113.5";
 /// The same for IPv6.

@@ -3,6 +3,7 @@
 //!
 //! It is a fork that makes only async-signal-safe calls. It holds the descriptors of the programs and nothing else
 //! of ours, waits for the end of a pipe, and is in a session of its own, so that what ends our group doesn't end it.
+//! Who kills both at once takes the programs out of the kernel: nothing is pinned, so that nothing stays behind.
 
 use crate::programs::TreeMaps;
 use nix::errno::Errno;
@@ -72,7 +73,9 @@ fn guard(kept: &[RawFd], hears: RawFd, tree: RawFd, ending: RawFd) -> ! {
     // SAFETY: system calls with integers and pointers to our own stack; none allocates or takes a lock.
     unsafe {
         libc::setsid();
-        libc::prctl(libc::PR_SET_NAME, c"sockstrace-guard".as_ptr());
+        // By a name of its own: who ends sockstrace by name (pkill) is not to end both at once.
+        libc::prctl(libc::PR_SET_NAME, c"sst-guardian".as_ptr());
+        spare_memory();
         let mut first: RawFd = 0;
         for fd in kept {
             if *fd > first {
@@ -93,6 +96,19 @@ fn guard(kept: &[RawFd], hears: RawFd, tree: RawFd, ending: RawFd) -> ! {
             libc::nanosleep(&raw const pause, std::ptr::null_mut());
         }
         libc::_exit(0)
+    }
+}
+
+/// Where memory is short, others are killed first (proc_pid_oom_score_adj(5)).
+fn spare_memory() {
+    let least = b"-1000";
+    // SAFETY: a constant path, and a buffer of that length. Where it fails, all is as before.
+    unsafe {
+        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, least.as_ptr().cast(), least.len());
+            libc::close(file);
+        }
     }
 }
 

@@ -230,6 +230,32 @@ static int leak_on(char **args)
     return 0;
 }
 
+static void *burst_thread(void *count)
+{
+    struct address to = at(PROXY4, ALLOWED_PORT);
+    int fd = open_socket(AF_INET, SOCK_DGRAM, 0);
+    for (long i = 0; i < (long)count; i++)
+        if (connect(fd, &to.any, to.length) != 0)
+            abort();
+    return NULL;
+}
+
+/* args: how many connects, by two threads. Prints how many were made a second. */
+static int burst(char **args)
+{
+    pthread_t threads[2];
+    struct timespec from, to;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, burst_thread, (void *)(atol(args[0]) / 2));
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    double seconds = (to.tv_sec - from.tv_sec) + (to.tv_nsec - from.tv_nsec) / 1e9;
+    printf("%.0f\n", atol(args[0]) / seconds);
+    return 0;
+}
+
 static void *leak_on_thread(void *unused)
 {
     leak_on(NULL);
@@ -284,5 +310,6 @@ const struct vector crowd_cases[] = {
     {"leak-on", leak_on},
     {"leak-everywhere", leak_everywhere},
     {"leak-many", leak_many},
+    {"burst", burst},
     {NULL, NULL},
 };
