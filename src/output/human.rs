@@ -2,6 +2,7 @@
 
 use super::Output;
 use super::escape::escaped;
+use super::handshake::Said;
 use super::stack::{Paths, Shown, Stacks};
 use crate::event::{Action, Body, Call, Change, Event, Judgement, Process, Summary, TcpState, Who};
 use crate::policy::Class;
@@ -51,7 +52,7 @@ impl Human {
         if self.colour { style } else { Style::new() }
     }
 
-    fn call(&mut self, call: &Call, lines: &mut Vec<u8>) -> io::Result<()> {
+    fn call(&mut self, call: &Call, said: Said<'_>, lines: &mut Vec<u8>) -> io::Result<()> {
         let what = Destination(call);
         let shown = call.stack.as_ref().map(|stack| self.stacks.number(stack, call.who.exe.as_deref()));
         let number = match &shown {
@@ -69,7 +70,7 @@ impl Human {
                 if let Some(rule) = &call.rule {
                     write!(lines, " (rule {})", escaped(rule))?;
                 }
-                writeln!(lines, "{}", Numbered(number))?;
+                writeln!(lines, "{said}{}", Numbered(number))?;
             }
             (Judgement::Allowed, _) => {
                 let style = self.style(DIM);
@@ -78,7 +79,7 @@ impl Human {
                 if let Some(rule) = &call.rule {
                     write!(lines, " (rule {})", escaped(rule))?;
                 }
-                writeln!(lines, "{}{style:#}", Numbered(number))?;
+                writeln!(lines, "{said}{}{style:#}", Numbered(number))?;
             }
         }
         match shown {
@@ -180,8 +181,8 @@ impl Human {
 impl Output for Human {
     fn write(&mut self, event: &Event, lines: &mut Vec<u8>) -> io::Result<()> {
         match &event.body {
-            Body::Syscall(call) => self.call(call, lines),
-            Body::Socks(socks) => self.call(&socks.call, lines),
+            Body::Syscall(call) => self.call(call, Said(None), lines),
+            Body::Socks(socks) => self.call(&socks.call, Said(Some(&socks.socks)), lines),
             Body::Process(process) => self.process(process, lines),
             Body::TcpState(change) => self.state(change, lines),
             Body::Lost(lost) => writeln!(lines, "sockstrace: {} lost here", Count(lost.dropped, "event")),
@@ -289,6 +290,7 @@ impl Display for Count {
 mod tests {
     use super::*;
     use crate::event::tests::{call, leak};
+    use crate::event::{Handshake, Socks};
 
     fn written(human: &mut Human, event: &Event) -> String {
         let mut lines = Vec::new();
@@ -335,6 +337,22 @@ mod tests {
             ok,
             "ok   connect TCP 203.0.113.5:80 by curl[1234/1237] = -1 EINPROGRESS: to a proxy \
              (rule socks5://[::1]:9050)\n"
+        );
+    }
+
+    #[test]
+    fn a_handshake_shows_what_was_said() {
+        let mut event = leak();
+        if let Body::Syscall(call) = event.body.clone() {
+            let offered = Some(vec!["none".to_owned()]);
+            let (command, destination) = (Some("connect"), Some("example.org:80".to_owned()));
+            let socks = Handshake { offered, command, destination, ..Handshake::default() };
+            event.body = Body::Socks(Socks { call, socks });
+        }
+        assert_eq!(
+            written(&mut plain(), &event),
+            "LEAK connect TCP 203.0.113.5:80 by curl[1234/1237] blocked (EPERM): outbound, \
+             no proxy or rule covers it {offered none; connect example.org:80}\n"
         );
     }
 

@@ -2,6 +2,7 @@
 //! order in which it was recorded.
 
 pub(crate) mod escape;
+mod handshake;
 mod human;
 mod jsonl;
 pub mod live;
