@@ -72,8 +72,9 @@ pub fn own<F: StackFrame>(stack: &[F], exe: Option<&str>) -> Vec<bool> {
 
 fn standings<F: StackFrame>(stack: &[F], exe: Option<&str>) -> impl Iterator<Item = Standing> {
     let is_interpreted = stack.iter().any(StackFrame::is_script);
+    let program = Program::new(exe);
     stack.iter().map(move |frame| {
-        let standing = standing(frame, exe);
+        let standing = standing(frame, program);
         if is_interpreted && !frame.is_script() {
             // The program is the script; what runs it is as foreign as a runtime.
             standing.min(Standing::Foreign)
@@ -83,7 +84,23 @@ fn standings<F: StackFrame>(stack: &[F], exe: Option<&str>) -> impl Iterator<Ite
     })
 }
 
-fn standing<F: StackFrame>(frame: &F, exe: Option<&str>) -> Standing {
+/// The executable, and where libraries of its own may lie.
+#[derive(Clone, Copy)]
+struct Program<'a> {
+    exe: Option<&'a str>,
+    home: Option<&'a Path>,
+}
+
+impl<'a> Program<'a> {
+    fn new(exe: Option<&'a str>) -> Self {
+        let exe = exe.map(undeleted);
+        // Large programs live below /usr/lib, with libraries of their own beside them.
+        let home = exe.and_then(|exe| Path::new(exe).parent()).filter(|home| home.components().count() > 3);
+        Self { exe, home }
+    }
+}
+
+fn standing<F: StackFrame>(frame: &F, program: Program<'_>) -> Standing {
     if frame.is_script() {
         let foreign = frame.file().is_none_or(|file| is_foreign_source(file) || is_foreign_script(file));
         return if foreign { Standing::Foreign } else { Standing::OwnSource };
@@ -91,7 +108,7 @@ fn standing<F: StackFrame>(frame: &F, exe: Option<&str>) -> Standing {
     if frame.function().is_some_and(is_plumbing) {
         return Standing::Plumbing;
     }
-    if frame.module().is_some_and(|module| !is_own_module(module, exe)) {
+    if frame.module().is_some_and(|module| !is_own_module(module, program)) {
         return Standing::System;
     }
     match frame.file() {
@@ -106,17 +123,13 @@ fn standing<F: StackFrame>(frame: &F, exe: Option<&str>) -> Standing {
 const SYSTEM: [&str; 7] =
     ["/lib/", "/lib32/", "/lib64/", "/usr/lib/", "/usr/lib32/", "/usr/lib64/", "/usr/libexec/"];
 
-fn is_own_module(module: &str, exe: Option<&str>) -> bool {
+fn is_own_module(module: &str, program: Program<'_>) -> bool {
     if module.starts_with('[') {
         return false; // [vdso]
     }
     let module = undeleted(module);
-    if let Some(exe) = exe.map(undeleted) {
-        // Large programs live below /usr/lib, with libraries of their own beside them.
-        let home = Path::new(exe).parent().filter(|home| home.components().count() > 3);
-        if module == exe || home.is_some_and(|home| Path::new(module).starts_with(home)) {
-            return true;
-        }
+    if program.exe == Some(module) || program.home.is_some_and(|home| Path::new(module).starts_with(home)) {
+        return true;
     }
     !SYSTEM.iter().any(|folder| module.starts_with(folder)) && !is_c_library(module)
 }

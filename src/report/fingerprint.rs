@@ -4,9 +4,14 @@
 //! the stack. Not in it: process and thread ids, times, instruction addresses, lines, what was done with
 //! the call, and functions of libraries (the next version of the C library has others).
 
-use super::record::{Frame, Record, base};
+use super::record::{Record, base};
 use crate::blame;
+use std::collections::HashMap;
 use std::fmt::Write;
+
+/// Leaks whose fingerprints are remembered, and the longest description of such, in bytes.
+const KNOWN: usize = 1024;
+const LONGEST: usize = 8192;
 
 /// A hash that different leaks don't share, not even on purpose (SHA-256, cut in half).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,34 +43,67 @@ pub struct Fingerprints {
     pub code: Fingerprint,
 }
 
-/// The fingerprints of a leak.
-#[must_use]
-pub fn of(record: &Record<'_>) -> Fingerprints {
-    // A separator that no part can hold keeps neighbours apart.
-    let mut text = String::from("sockstrace/1");
-    let mut part = |words: &str| {
-        text.push('\0');
-        text.extend(words.chars().filter(|&character| character != '\0'));
-    };
-    part(record.class_name());
-    part(record.call_name());
+/// Fingerprints of leaks. Hashes of those that come again are remembered.
+#[derive(Debug, Default)]
+pub struct Prints {
+    known: HashMap<String, Fingerprints>,
+    text: String,
+}
+
+impl Prints {
+    /// The fingerprints of a leak.
+    pub fn of(&mut self, record: &Record<'_>) -> Fingerprints {
+        self.text.clear();
+        let code = describe(record, &mut self.text);
+        if let Some(prints) = self.known.get(&self.text) {
+            return *prints;
+        }
+        let of = |text: Option<&str>| Fingerprint::of(text.unwrap_or_default());
+        let prints = Fingerprints { leak: of(Some(&self.text)), code: of(self.text.get(..code)) };
+        if self.text.len() <= LONGEST {
+            if self.known.len() >= KNOWN {
+                self.known.clear();
+            }
+            self.known.insert(self.text.clone(), prints);
+        }
+        prints
+    }
+}
+
+/// Appends what makes the leak what it is; returns where the part about the code ends.
+fn describe(record: &Record<'_>, text: &mut String) -> usize {
+    text.push_str("sockstrace/1");
+    part(text, record.class_name());
+    part(text, record.call_name());
     match record.exe {
-        Some(_) => part(record.program()),
+        Some(_) => part(text, record.program()),
         // Threads are numbered.
-        None => part(&without_numbers(record.program(), 1)),
+        None => part(text, &without_numbers(record.program(), 1)),
     }
     if let Some(socket) = &record.socket {
         for word in [&socket.family, &socket.kind, &socket.protocol] {
-            part(word.as_deref().unwrap_or_default());
+            part(text, word.as_deref().unwrap_or_default());
         }
     }
-    for name in functions(record) {
-        part(&name);
-    }
-    let code = Fingerprint::of(&text);
+    functions(record, text);
+    let code = text.len();
     text.push_str("\0\0");
     text.push_str(&destination(record));
-    Fingerprints { leak: Fingerprint::of(&text), code }
+    code
+}
+
+/// Appends a part. A separator that none can hold keeps neighbours apart.
+fn part(text: &mut String, words: &str) {
+    text.push('\0');
+    push(text, words);
+}
+
+fn push(text: &mut String, words: &str) {
+    if words.contains('\0') {
+        text.extend(words.chars().filter(|&character| character != '\0'));
+    } else {
+        text.push_str(words);
+    }
 }
 
 /// The address, without what differs from run to run.
@@ -108,30 +146,34 @@ fn without_numbers(text: &str, length: usize) -> String {
     plain
 }
 
-/// The functions of the program's own code, or, where there are none, of all code, without repetitions.
-fn functions(record: &Record<'_>) -> Vec<String> {
+/// Appends the functions of the program's own code, or, where there are none, of all code, without repetitions.
+fn functions(record: &Record<'_>, text: &mut String) {
     let frames = record.frames();
-    let exe = record.exe.as_deref();
-    let own = blame::own(frames, exe);
+    let own = blame::own(frames, record.exe.as_deref());
     let any = own.contains(&true);
-    let chosen = frames.iter().zip(own).filter(|(_, own)| *own || !any);
-    let mut names: Vec<String> = chosen.map(|(frame, _)| name(frame)).collect();
-    names.dedup();
-    names
-}
-
-fn name(frame: &Frame<'_>) -> String {
-    let module = frame.module.as_deref().map(base).unwrap_or_default();
-    let function = frame.function.as_deref().map(stable_name).unwrap_or_default();
-    format!("{module}!{function}")
+    let mut last = text.len()..text.len();
+    for (frame, own) in frames.iter().zip(own) {
+        if any && !own {
+            continue;
+        }
+        let start = text.len();
+        part(text, frame.module.as_deref().map(base).unwrap_or_default());
+        text.push('!');
+        push(text, frame.function.as_deref().map(stable_name).unwrap_or_default());
+        if text.get(last.clone()) == text.get(start..) {
+            text.truncate(start);
+        } else {
+            last = start..text.len();
+        }
+    }
 }
 
 /// A function's name without what compilers append to clones of it (`.constprop.0`, `.cold`, `[clone …]`) and
 /// the hash at the end of Rust's names (`::h0123456789abcdef`).
 fn stable_name(name: &str) -> &str {
     const CLONES: [&str; 6] = [".constprop.", ".isra.", ".part.", ".cold", ".lto_priv.", ".llvm."];
-    let name = name.split(" [clone").next().unwrap_or(name);
-    let end = CLONES.iter().filter_map(|clone| name.find(clone)).min();
+    let name = if name.contains('[') { name.split(" [clone").next().unwrap_or(name) } else { name };
+    let end = if name.contains('.') { CLONES.iter().filter_map(|clone| name.find(clone)).min() } else { None };
     let name = end.and_then(|end| name.get(..end)).unwrap_or(name);
     match name.rsplit_once("::h") {
         Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => path,
@@ -157,7 +199,7 @@ mod tests {
     }
 
     fn print(value: &Value) -> Fingerprints {
-        of(&Record::parse(value.to_string().as_bytes()).unwrap())
+        Prints::default().of(&Record::parse(value.to_string().as_bytes()).unwrap())
     }
 
     fn changed(change: impl FnOnce(&mut Value)) -> Fingerprints {

@@ -1,7 +1,7 @@
 //! The distinct leaks of a stream: one entry for each fingerprint and blamed line, with what the first of
 //! them said and how often it came.
 
-use super::fingerprint::{self, Fingerprint, Fingerprints};
+use super::fingerprint::{Fingerprint, Fingerprints, Prints};
 use super::record::{Frame, Record, Text};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -129,12 +129,18 @@ impl Leak {
 
 /// `text`, not longer than the limit.
 #[must_use]
-pub fn cut(text: &str) -> String {
+pub fn short(text: &str) -> Cow<'_, str> {
     if text.len() <= LONGEST {
-        return text.to_owned();
+        return Cow::Borrowed(text);
     }
     let end = (0..=LONGEST).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-    format!("{}…", text.get(..end).unwrap_or_default())
+    Cow::Owned(format!("{}…", text.get(..end).unwrap_or_default()))
+}
+
+/// As [`short`], to be kept.
+#[must_use]
+pub fn cut(text: &str) -> String {
+    short(text).into_owned()
 }
 
 fn owned(frame: &Frame<'_>) -> Frame<'static> {
@@ -157,6 +163,7 @@ fn owned(frame: &Frame<'_>) -> Frame<'static> {
 pub struct Leaks {
     list: Vec<Leak>,
     places: HashMap<(Fingerprint, u64), usize>,
+    prints: Prints,
     size: usize,
     /// Leaks of which there was no room to keep more than this number.
     pub others: u64,
@@ -165,7 +172,7 @@ pub struct Leaks {
 impl Leaks {
     /// Adds a leak. Returns its index, unless there is no room for it.
     pub fn add(&mut self, record: &Record<'_>) -> Option<usize> {
-        let fingerprints = fingerprint::of(record);
+        let fingerprints = self.prints.of(record);
         let blamed = crate::blame::blamed(record.frames(), record.exe.as_deref());
         let line = blamed.and_then(|index| record.frames().get(index)?.line).unwrap_or(0);
         let key = (fingerprints.leak, line);

@@ -161,7 +161,11 @@ impl<'a> Record<'a> {
             // serde takes arrays for structures too.
             return Err(serde_json::Error::custom("it is no JSON object"));
         }
-        serde_json::from_slice(line)
+        match std::str::from_utf8(line) {
+            // Checked as a whole, which is faster than string by string.
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(line),
+        }
     }
 
     /// Whether it is a leak, whatever kind of event it is.

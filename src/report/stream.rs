@@ -161,12 +161,22 @@ pub(crate) fn read_lines(
     let mut line = Vec::new();
     let mut number = 0_u64;
     loop {
+        number = number.saturating_add(1);
+        // Most lines lie in the reader's buffer as a whole, and need not be copied.
+        let available = input.fill_buf().unwrap_or_default();
+        if let Some(end) = memchr::memchr(b'\n', available) {
+            let text = available.get(..end).unwrap_or_default().trim_ascii();
+            if !text.is_empty() {
+                take(number, Line { text, whole: true, too_long: false })?;
+            }
+            input.consume(end.saturating_add(1));
+            continue;
+        }
         line.clear();
         let length = read_line(input, &mut line)?;
         if length == 0 {
             return Ok(());
         }
-        number = number.saturating_add(1);
         let text = line.trim_ascii();
         let too_long = length > LONGEST;
         if too_long || !text.is_empty() {
@@ -184,7 +194,7 @@ fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             other => other?,
         };
-        let (piece, ends) = match available.iter().position(|&byte| byte == b'\n') {
+        let (piece, ends) = match memchr::memchr(b'\n', available) {
             Some(end) => (available.get(..=end).unwrap_or(available), true),
             None => (available, false),
         };
