@@ -22,3 +22,5 @@ mod page;
 mod support;
 #[path = "report/tool.rs"]
 mod tool;
+#[path = "report/trace.rs"]
+mod trace;

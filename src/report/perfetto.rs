@@ -2,53 +2,60 @@
 //! read: a track for each thread, an instant for each judged call, a slice for each program that a process
 //! ran.
 
-use super::leaks::cut;
-use super::record::Record;
+use super::leaks::{cut, short};
+use super::record::{Frame, Record, Text};
 use super::{End, Report, clock};
-use serde_json::{Map, Value, json};
-use std::collections::HashSet;
+use serde::Serialize;
+use serde_json::{Map, json};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
 /// A trace, written as the events pass.
 pub(super) struct Perfetto {
     out: Box<dyn Write>,
     begun: bool,
-    /// The first event's time in nanoseconds since 1970: a JSON number couldn't hold absolute ones.
+    /// What times count from, in nanoseconds since 1970: a JSON number couldn't hold absolute ones.
     origin: Option<u64>,
     /// The last event's time, after `origin`.
-    now: i128,
+    now: u64,
     named: HashSet<(i64, i64)>,
-    running: HashSet<i64>,
+    /// When each process began what it runs.
+    running: HashMap<i64, f64>,
 }
+
+/// Times count from so long before the first event, in nanoseconds: streams that follow may be older, and Perfetto
+/// drops what is before 0. A double has these times to the nanosecond all the same.
+const BEFORE: u64 = 30 * 24 * 3600 * 1_000_000_000;
 
 /// Threads that get a name, and processes whose programs are followed; what comes after is shown without.
 const KNOWN: usize = 1 << 20;
 
 impl Perfetto {
     pub(super) fn new(out: Box<dyn Write>) -> Self {
-        let (named, running) = (HashSet::new(), HashSet::new());
+        let (named, running) = (HashSet::new(), HashMap::new());
         Self { out, begun: false, origin: None, now: 0, named, running }
     }
 
-    fn put(&mut self, event: &Value) -> io::Result<()> {
+    fn put(&mut self, event: &impl Serialize) -> io::Result<()> {
         let before: &[u8] = if self.begun { b",\n" } else { b"{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n" };
         self.out.write_all(before)?;
         self.begun = true;
         Ok(serde_json::to_writer(&mut self.out, event)?)
     }
 
-    /// Microseconds since the first event.
-    fn time(&mut self, record: &Record<'_>) -> Value {
+    /// Microseconds since the origin.
+    fn time(&mut self, record: &Record<'_>) -> f64 {
         if let Some(time) = record.nanoseconds() {
-            let origin = *self.origin.get_or_insert(time);
-            self.now = i128::from(time).saturating_sub(i128::from(origin));
+            let origin = *self.origin.get_or_insert(time.saturating_sub(BEFORE));
+            self.now = time.saturating_sub(origin);
         }
         self.timestamp()
     }
 
     #[allow(clippy::cast_precision_loss, reason = "exact below 100 days")]
-    fn timestamp(&self) -> Value {
-        (self.now as f64 / 1000.0).into()
+    fn timestamp(&self) -> f64 {
+        self.now as f64 / 1000.0
     }
 
     fn name(&mut self, record: &Record<'_>, pid: i64, tid: i64) -> io::Result<()> {
@@ -67,9 +74,10 @@ impl Perfetto {
         Ok(())
     }
 
-    fn process(&mut self, record: &Record<'_>, pid: i64, time: &Value) -> io::Result<()> {
-        if self.running.remove(&pid) {
-            self.put(&json!({"ph": "E", "pid": pid, "tid": pid, "ts": time}))?;
+    fn process(&mut self, record: &Record<'_>, pid: i64, time: f64) -> io::Result<()> {
+        if let Some(begin) = self.running.remove(&pid) {
+            // Nothing ends before it begins, whatever the stream says.
+            self.put(&json!({"ph": "E", "pid": pid, "tid": pid, "ts": time.max(begin)}))?;
         }
         let known = [("status", record.status), ("signal", record.signal)];
         let args: Map<_, _> =
@@ -77,7 +85,7 @@ impl Perfetto {
         if record.event.as_deref() == Some("exec") {
             if self.running.len() < KNOWN {
                 let name = cut(record.exe.as_deref().unwrap_or(record.program()));
-                self.running.insert(pid);
+                self.running.insert(pid, time);
                 self.put(&json!({"ph": "B", "name": name, "cat": "process", "pid": pid, "tid": pid, "ts": time}))?;
             }
         } else {
@@ -88,16 +96,26 @@ impl Perfetto {
         Ok(())
     }
 
-    fn judged(&mut self, record: &Record<'_>, pid: i64, tid: i64, time: &Value) -> io::Result<()> {
-        let destination = record.destination();
-        let name = format!("{} {destination}", record.call_name());
-        // chrome://tracing has names for colours; others ignore them.
-        let colour = if record.is_leak() { "terrible" } else { "good" };
-        let category =
-            if record.is_leak() { format!("leak,{}", cut(record.class_name())) } else { "allowed".into() };
-        let event = json!({"ph": "i", "s": "t", "name": cut(name.trim_end()), "cat": category, "cname": colour, "pid": pid,
-            "tid": tid, "ts": time, "args": arguments(record)});
-        self.put(&event)
+    fn judged(&mut self, record: &Record<'_>, pid: i64, tid: i64, time: f64) -> io::Result<()> {
+        let name = format!("{} {}", record.call_name(), record.destination());
+        let category = if record.is_leak() {
+            Cow::Owned(format!("leak,{}", short(record.class_name())))
+        } else {
+            Cow::Borrowed("allowed")
+        };
+        let instant = Instant {
+            ph: "i",
+            s: "t",
+            name: short(name.trim_end()),
+            cat: category,
+            // chrome://tracing has names for colours; others ignore them.
+            cname: if record.is_leak() { "terrible" } else { "good" },
+            pid,
+            tid,
+            ts: time,
+            args: Arguments::of(record),
+        };
+        self.put(&instant)
     }
 }
 
@@ -107,57 +125,98 @@ impl Report for Perfetto {
         if record.kind.as_deref() == Some("summary") {
             return Ok(());
         }
-        let (pid, tid) = (record.pid.unwrap_or(0), record.tid.or(record.pid).unwrap_or(0));
+        let id = |id: Option<i64>| id.filter(|id| i32::try_from(*id).is_ok_and(|id| id >= 0));
+        let pid = id(record.pid).unwrap_or(0);
+        let tid = id(record.tid).unwrap_or(pid);
         self.name(record, pid, tid)?;
         if record.kind.as_deref() == Some("process") {
-            self.process(record, pid, &time)
+            self.process(record, pid, time)
         } else {
-            self.judged(record, pid, tid, &time)
+            self.judged(record, pid, tid, time)
         }
     }
 
     fn finish(&mut self, end: &End<'_>) -> io::Result<()> {
         let time = self.timestamp();
         let mut running: Vec<_> = self.running.drain().collect();
-        running.sort_unstable();
-        for pid in running {
-            self.put(&json!({"ph": "E", "pid": pid, "tid": pid, "ts": time}))?;
+        running.sort_unstable_by_key(|(pid, _)| *pid);
+        for (pid, begin) in running {
+            self.put(&json!({"ph": "E", "pid": pid, "tid": pid, "ts": time.max(begin)}))?;
         }
         if !self.begun {
             write!(self.out, "{{\"displayTimeUnit\":\"ns\",\"traceEvents\":[")?;
         }
-        let start = self.origin.map(clock);
-        let other = json!({"tool": concat!("sockstrace ", env!("CARGO_PKG_VERSION")), "start": start,
+        let origin = self.origin.map(clock);
+        let other = json!({"tool": concat!("sockstrace ", env!("CARGO_PKG_VERSION")), "origin": origin,
             "warnings": end.warnings});
         writeln!(self.out, "\n],\"otherData\":{other}}}")?;
         self.out.flush()
     }
 }
 
+/// A judged call.
+#[derive(Serialize)]
+struct Instant<'r> {
+    ph: &'static str,
+    s: &'static str,
+    name: Cow<'r, str>,
+    cat: Cow<'r, str>,
+    cname: &'static str,
+    pid: i64,
+    tid: i64,
+    ts: f64,
+    args: Arguments<'r>,
+}
+
 /// What a click on an event shows.
-fn arguments(record: &Record<'_>) -> Value {
-    let texts = [
-        ("verdict", &record.verdict),
-        ("class", &record.class),
-        ("reason", &record.reason),
-        ("rule", &record.rule),
-        ("action", &record.action),
-        ("errno", &record.errno),
-        ("address", &record.address),
-        ("backend", &record.backend),
-        ("abi", &record.abi),
-    ];
-    let texts = texts.into_iter().filter_map(|(key, text)| Some((key.to_owned(), cut(text.as_ref()?).into())));
-    let numbers = [("fd", record.fd), ("return", record.returned)];
-    let numbers = numbers.into_iter().filter_map(|(key, number)| Some((key.to_owned(), number?.into())));
-    let mut arguments: Map<_, _> = texts.chain(numbers).collect();
-    let frames = record.frames().iter().map(|frame| match frame.place() {
-        Some(place) => cut(&format!("{} ({place})", frame.name())).into(),
-        None => cut(&frame.name()).into(),
-    });
-    let frames: Vec<Value> = frames.collect();
-    if !frames.is_empty() {
-        arguments.insert("stack".into(), frames.into());
+#[derive(Serialize)]
+struct Arguments<'r> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<Cow<'r, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<Cow<'r, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'r, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Cow<'r, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<Cow<'r, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno: Option<Cow<'r, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<Cow<'r, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<Cow<'r, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    abi: Option<Cow<'r, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fd: Option<i64>,
+    #[serde(rename = "return", skip_serializing_if = "Option::is_none")]
+    returned: Option<i64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stack: Vec<String>,
+}
+
+impl<'r> Arguments<'r> {
+    fn of(record: &'r Record<'_>) -> Self {
+        let text = |text: &'r Option<Text<'_>>| text.as_deref().map(short);
+        let frame = |frame: &Frame<'_>| match frame.place() {
+            Some(place) => cut(&format!("{} ({place})", frame.name())),
+            None => cut(&frame.name()),
+        };
+        Self {
+            verdict: text(&record.verdict),
+            class: text(&record.class),
+            reason: text(&record.reason),
+            rule: text(&record.rule),
+            action: text(&record.action),
+            errno: text(&record.errno),
+            address: text(&record.address),
+            backend: text(&record.backend),
+            abi: text(&record.abi),
+            fd: record.fd,
+            returned: record.returned,
+            stack: record.frames().iter().map(frame).collect(),
+        }
     }
-    arguments.into()
 }

@@ -65,7 +65,7 @@ fn a_real_leak_is_at_its_line_in_every_format() {
         assert!(stack.ends_with(&format!(";connect {destination} [outbound]")), "{stack}");
 
         let trace = json_of(&folder, "p");
-        let events = trace["traceEvents"].as_array().unwrap();
+        let events = crate::trace::check(&trace);
         let instant = events.iter().find(|event| event["cat"] == "leak,outbound").expect("the leak is there");
         assert_eq!(
             (&instant["ph"], instant["name"].as_str()),
@@ -92,7 +92,7 @@ fn hostile_strings_break_no_format() {
     all_formats(&folder, &[]);
     validate(&folder.path("s"));
     let trace = json_of(&folder, "p");
-    assert_eq!(trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "i").count(), 4);
+    assert_eq!(crate::trace::check(&trace).iter().filter(|event| event["ph"] == "i").count(), 4);
     let count = "import sys, xml.etree.ElementTree as tree\n\
                  print(len(tree.parse(sys.argv[1]).getroot().findall('.//failure')))";
     let said = python(count, &[&folder.path("j")]);
