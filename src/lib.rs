@@ -27,5 +27,6 @@ pub mod report;
 pub mod run;
 pub mod stacks;
 pub mod symbols;
+pub mod tui;
 pub mod unwind;
 pub mod watch;

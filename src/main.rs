@@ -2,7 +2,7 @@
 
 use sockstrace::cli::{self, Invocation};
 use sockstrace::config::{Config, Leftover};
-use sockstrace::{backends, background, capture, doctor, learn, report, run, watch};
+use sockstrace::{backends, background, capture, doctor, learn, report, run, tui, watch};
 use sockstrace_backend::signals::Inherited;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -22,6 +22,9 @@ fn main() -> ExitCode {
                 Ok(config) => config,
                 Err(error) => return complain(&error.to_string()),
             };
+            if config.tui {
+                return ExitCode::from(tui::run(config, inherited));
+            }
             if config.watching.is_some() {
                 return ExitCode::from(watch::watch(config));
             }

@@ -9,7 +9,9 @@ use crate::dns::Mode;
 use crate::isolate::{Isolation, covers};
 use crate::operation::interest::{self, Interest};
 use crate::output::Recorder;
-use crate::output::live::{self, LiveLine};
+use crate::output::feed::Feed;
+use crate::output::live;
+use crate::output::ticker::Ticker;
 use crate::pipeline::{OnProgramEnd, Pipeline, lands_connections};
 use crate::policy::strict;
 use crate::redirect::datagrams::Datagrams;
@@ -19,15 +21,24 @@ use sockstrace_backend::signals::Inherited;
 use sockstrace_backend::{Backend, BackendError, Capabilities, Command, Ended, Handler, Plan};
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The status for a program that can't be executed, and for one that isn't there: as shells have it.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
+/// How often whoever looks on is told how far it is.
+const TALLIES: Duration = Duration::from_millis(200);
+
 /// Runs PROGRAM under judgement and returns sockstrace's exit status. `program_ended` is told the status
 /// as soon as PROGRAM has ended, before its descendants have.
 pub fn run(config: Config, inherited: Inherited, program_ended: impl Fn(u8) + Send + Sync + 'static) -> u8 {
-    try_run(config, inherited, Box::new(program_ended)).unwrap_or_else(|error| complain(&error))
+    try_run(config, inherited, Box::new(program_ended), None).unwrap_or_else(|error| complain(&error))
+}
+
+/// As [`run`], with somebody who looks on.
+pub(crate) fn run_shown(config: Config, inherited: Inherited, feed: Feed) -> u8 {
+    try_run(config, inherited, Box::new(|_| ()), Some(feed)).unwrap_or_else(|error| complain(&error))
 }
 
 /// Says why there was no run; the exit status for that.
@@ -46,7 +57,12 @@ pub(crate) fn say(what: &str) {
     let _: std::io::Result<()> = writeln!(std::io::stderr(), "sockstrace: {what}");
 }
 
-fn try_run(mut config: Config, inherited: Inherited, program_ended: OnProgramEnd) -> Result<u8, BackendError> {
+fn try_run(
+    mut config: Config,
+    inherited: Inherited,
+    program_ended: OnProgramEnd,
+    feed: Option<Feed>,
+) -> Result<u8, BackendError> {
     if config.on_leak == OnLeak::Core
         && let Some(warning) = end::core_warning()
     {
@@ -57,7 +73,8 @@ fn try_run(mut config: Config, inherited: Inherited, program_ended: OnProgramEnd
     // Reading mapped files that the program cuts off must not be our end either: where the signal is blocked,
     // its handler isn't asked. PROGRAM's mask is what we inherited.
     SigSet::from(Signal::SIGBUS).thread_unblock().map_err(BackendError::doing("unblocking a signal"))?;
-    let recorder = recorder(&config)?;
+    let is_shown = feed.is_some();
+    let recorder = recorder(&config, feed)?;
     let is_live = live::is_wanted(config.live);
     if is_live && config.output.is_none() {
         recorder.share_line();
@@ -89,10 +106,14 @@ fn try_run(mut config: Config, inherited: Inherited, program_ended: OnProgramEnd
     let mut command = Command { program, arguments, inherited, severed: Vec::new() };
     let line = is_live.then(|| {
         let pipeline = Arc::clone(&pipeline);
-        LiveLine::start(move || pipeline.tally())
+        live::start(move || pipeline.tally())
+    });
+    let teller = is_shown.then(|| {
+        let pipeline = Arc::clone(&pipeline);
+        Ticker::start("teller", TALLIES, move |_| pipeline.tell_tally())
     });
     let ended = run_on(choice, &pipeline, &mut command, &plan);
-    drop(line);
+    drop((line, teller));
     // The last handshakes may be judged yet.
     pipeline.settle();
     let status = match ended {
@@ -103,12 +124,19 @@ fn try_run(mut config: Config, inherited: Inherited, program_ended: OnProgramEnd
     Ok(status)
 }
 
-/// Opens what events are written to.
-pub(crate) fn recorder(config: &Config) -> Result<Recorder, BackendError> {
-    Recorder::open(config.format, config.output.as_deref()).map_err(|error| {
+/// Opens what events are written to, and tells whoever looks on.
+pub(crate) fn recorder(config: &Config, feed: Option<Feed>) -> Result<Recorder, BackendError> {
+    let covered = config.output.is_none() && feed.as_ref().is_some_and(Feed::covers_stderr);
+    let recorder =
+        if covered { Recorder::silent() } else { Recorder::open(config.format, config.output.as_deref()) };
+    let recorder = recorder.map_err(|error| {
         let name = config.output.as_deref().map_or("standard error".into(), |path| path.display().to_string());
         BackendError::Failed(format!("opening {name} for events"), sockstrace_backend::filter::errno_of(&error))
-    })
+    })?;
+    if let Some(feed) = feed {
+        recorder.show(feed, config.trace);
+    }
+    Ok(recorder)
 }
 
 fn plan(config: &Config) -> Plan {

@@ -70,6 +70,8 @@ pub struct Config {
     pub user_namespace: bool,
     /// Whether a line on the terminal says how it goes.
     pub live: Live,
+    /// Whether a screen shows it (`--tui`).
+    pub tui: bool,
     /// What is captured.
     pub capture: Option<Wish>,
     /// What is watched where there is no PROGRAM (`--all`, `--pid`).
@@ -112,12 +114,14 @@ impl Config {
         let handshake = handshake(&layers)?;
         let on_leak = if watching.is_some() { OnLeak::Log } else { choice("on_leak", layers.on_leak.as_ref())? };
         check_dns(&layers, dns, &policy, on_leak)?;
+        let tui = shows_screen(&layers)?;
         let (isolate_by, isolate_format) = isolation(&layers, &policy, on_leak)?;
         Ok(Self {
             dns,
             policy,
             capture: capture::wish(&layers)?,
-            live: choice("live", layers.live.as_ref())?,
+            live: if tui { Live::Never } else { choice("live", layers.live.as_ref())? },
+            tui,
             backend,
             on_leak,
             isolate_by,
@@ -284,6 +288,26 @@ fn isolation(
         Some(given) => Err(refused("isolate_format", &given.value, &given.source, "it goes with --isolate-by")),
         None => Ok((by, format)),
     }
+}
+
+/// Whether `--tui` is given, which has the terminal for itself.
+fn shows_screen(layers: &Layers) -> Result<bool, ConfigError> {
+    if layers.tui.as_ref().is_none_or(|given| !given.value) {
+        return Ok(false);
+    }
+    if let Some(given) = &layers.live
+        && choice::<Live>("live", Some(given))? != Live::Never
+    {
+        let why = "--tui, given too, has the terminal for itself, and shows as much; accepted with it: never";
+        return Err(refused("live", &given.value, &given.source, why));
+    }
+    if let Some(given) = &layers.leftover
+        && choice::<Leftover>("leftover", Some(given))? == Leftover::Background
+    {
+        let why = "--tui, given too, stays until all is over; accepted with it: wait, kill";
+        return Err(refused("leftover", &given.value, &given.source, why));
+    }
+    Ok(true)
 }
 
 fn output(given: &Given<PathBuf>) -> Result<PathBuf, ConfigError> {

@@ -244,6 +244,12 @@ options! {
     #[arg(value_name = "WHEN", help_heading = "What is written")]
     live: String,
 
+    /// Show processes, connections and leaks on the terminal, live; ? there shows the keys. PROGRAM gets a terminal
+    /// of its own, whose output is shown too, and no input from it
+    #[arg(value_name = "BOOL", help_heading = "What is written",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
+    tui: bool,
+
     /// Write what is said on UNIX sockets to DIR: events.jsonl, and the bytes of each connection and
     /// direction (ptrace backend); DIR is made, or must be empty or hold a former capture, which goes
     #[arg(value_name = "DIR", help_heading = "What is captured")]

@@ -4,13 +4,12 @@
 //! asks for one. It never scrolls, and the cursor stays at its beginning, so that whatever else is written there
 //! takes its place.
 
+use super::ticker::Ticker;
 use crate::config::Live;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getpgrp, tcgetpgrp};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsRawFd;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How often it is written, where something has changed.
@@ -29,12 +28,6 @@ pub struct Tally {
     pub processes: u64,
 }
 
-/// The line, as long as this lives.
-#[derive(Debug)]
-pub struct LiveLine {
-    thread: Option<(Sender<()>, JoinHandle<()>)>,
-}
-
 /// Whether there is to be a line.
 #[must_use]
 pub fn is_wanted(live: Live) -> bool {
@@ -47,37 +40,24 @@ pub fn is_wanted(live: Live) -> bool {
     wanted && io::stderr().is_terminal()
 }
 
-impl LiveLine {
-    /// Begins. Where no thread is to be had, there is no line.
-    pub fn start(tally: impl Fn() -> Tally + Send + 'static) -> Self {
-        let (stop, stopped) = channel::<()>();
-        let thread = std::thread::Builder::new().name("live".into()).spawn(move || {
-            // From the background too it must not stop us: where that isn't wanted, nothing is written.
+/// Begins: there is a line as long as the ticker lives.
+pub fn start(tally: impl Fn() -> Tally + Send + 'static) -> Ticker {
+    let (mut shown, mut blocked) = (None, false);
+    Ticker::start("live", INTERVAL, move |last| {
+        // From the background too it must not stop us: where that isn't wanted, nothing is written.
+        if !std::mem::replace(&mut blocked, true) {
             let _: nix::Result<()> = SigSet::from(Signal::SIGTTOU).thread_block();
-            let mut shown = None;
-            while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                let now = tally();
-                if shown != Some(now) && is_ours() {
-                    write(&line(now, columns()));
-                    shown = Some(now);
-                }
-            }
+        }
+        let now = tally();
+        if last {
             if shown.is_some() && is_ours() {
                 write(CLEAR);
             }
-        });
-        Self { thread: thread.ok().map(|thread| (stop, thread)) }
-    }
-}
-
-impl Drop for LiveLine {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.thread.take() {
-            drop(stop);
-            // It can't have panicked: that would have ended us.
-            let _: std::thread::Result<()> = thread.join();
+        } else if shown != Some(now) && is_ours() {
+            write(&line(now, columns()));
+            shown = Some(now);
         }
-    }
+    })
 }
 
 /// The line, the rest of what stood there cleared, and the cursor at its beginning.

@@ -2,6 +2,7 @@
 //! order in which it was recorded.
 
 pub(crate) mod escape;
+pub mod feed;
 mod handshake;
 mod human;
 mod jsonl;
@@ -10,6 +11,7 @@ mod recorder;
 mod sink;
 mod sockwho;
 mod stack;
+pub mod ticker;
 
 pub use human::Human;
 pub use jsonl::Jsonl;

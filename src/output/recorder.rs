@@ -6,14 +6,16 @@
 //! - An event with a stack goes to the same queue, and behind it all others: the thread waits for the stack and
 //!   names it.
 
+use super::feed::{self, Budget, Feed};
+use super::live::Tally;
 use super::{Human, Jsonl, Output, Paths, Sink, Sockwho};
-use crate::config::Format;
+use crate::config::{Format, Trace};
 use crate::event::{Body, Event, Judgement, Socks, Stack};
 use crate::stacks::Awaited;
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long an event waits for its stack to be taken: longer than any unwinding lasts. Memory that the
@@ -75,6 +77,8 @@ struct Shared {
     queue: Mutex<Queue>,
     moved: Condvar,
     writer: Mutex<Writer>,
+    /// Somebody looks on; what is written all the same.
+    onlooker: OnceLock<(Trace, Budget)>,
 }
 
 #[derive(Default)]
@@ -101,12 +105,23 @@ enum Haste {
     End,
 }
 
+/// No format at all.
+struct Silence;
+
+impl Output for Silence {
+    fn write(&mut self, _: &Event, _: &mut Vec<u8>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 struct Writer {
     output: Box<dyn Output>,
     sink: Sink,
     lines: Vec<u8>,
     /// Where each event's lines end.
     ends: Vec<usize>,
+    /// Who looks on, and what is written all the same.
+    feed: Option<(Feed, Trace)>,
 }
 
 impl Recorder {
@@ -127,7 +142,7 @@ impl Recorder {
         Ok(Self::new(output, sink))
     }
 
-    /// There is a [`super::live::LiveLine`] where events go: they are written over it.
+    /// There is a live line ([`super::live`]) where events go: they are written over it.
     pub fn share_line(&self) {
         self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).sink.share_line();
     }
@@ -135,8 +150,44 @@ impl Recorder {
     /// Writes `output`'s lines to `sink`.
     #[must_use]
     pub fn new(output: Box<dyn Output>, sink: Sink) -> Self {
-        let writer = Mutex::new(Writer { output, sink, lines: Vec::new(), ends: Vec::new() });
-        Self(Arc::new(Shared { queue: Mutex::default(), moved: Condvar::new(), writer }))
+        let writer = Mutex::new(Writer { output, sink, lines: Vec::new(), ends: Vec::new(), feed: None });
+        let onlooker = OnceLock::new();
+        Self(Arc::new(Shared { queue: Mutex::default(), moved: Condvar::new(), writer, onlooker }))
+    }
+
+    /// Writes nothing: there is only an onlooker.
+    ///
+    /// # Errors
+    /// Where /dev/null is missing.
+    pub fn silent() -> io::Result<Self> {
+        Ok(Self::new(Box::new(Silence), Sink::file(Path::new("/dev/null"))?))
+    }
+
+    /// From now on everything is shown to an onlooker, and of that written what `trace` says. To be called before
+    /// the first event.
+    pub fn show(&self, feed: Feed, trace: Trace) {
+        self.0.writer().feed = Some((feed, trace));
+        // It is set once.
+        let _: Result<(), _> = self.0.onlooker.set((trace, Budget::default()));
+    }
+
+    /// Whether there is an onlooker.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        self.0.onlooker.get().is_some()
+    }
+
+    /// Whether anybody wants an allowed call that happens now; where not, it is counted.
+    #[must_use]
+    pub fn wants_allowed(&self) -> bool {
+        self.0.onlooker.get().is_none_or(|(trace, budget)| *trace == Trace::All || budget.take())
+    }
+
+    /// Tells the onlooker how far it is.
+    pub fn tell(&self, tally: Tally) {
+        if let (Some((_, budget)), Some((feed, _))) = (self.0.onlooker.get(), &mut self.0.writer().feed) {
+            feed.tell(tally, budget);
+        }
     }
 
     /// Writes one event: at once, soon, or when what is before it has been written. A failure never stops the
@@ -274,6 +325,12 @@ impl Writer {
         if let Body::Summary(summary) = &mut event.body {
             self.flush();
             summary.dropped = summary.dropped.saturating_add(self.sink.dropped());
+        }
+        if let Some((feed, trace)) = &mut self.feed {
+            feed.show(&event);
+            if *trace == Trace::Leaks && !feed::is_of_leaks(&event) {
+                return;
+            }
         }
         let before = self.lines.len();
         match self.output.write(&event, &mut self.lines) {

@@ -137,7 +137,7 @@ impl Pipeline {
         if verdict.is_leak() {
             self.leaks.fetch_add(1, Ordering::SeqCst);
         }
-        if verdict.is_leak() || self.traces_all() {
+        if verdict.is_leak() || (self.traces_all() && self.recorder.wants_allowed()) {
             let who = self.hooked_who(seen);
             let mut call = event_of(who, seen, kind.as_ref(), &addresses, &verdict, action);
             // Who is killed sees nothing.

@@ -217,6 +217,11 @@ impl Pipeline {
         }
     }
 
+    /// Tells an onlooker what was judged by now.
+    pub fn tell_tally(&self) {
+        self.recorder.tell(self.tally());
+    }
+
     /// sockstrace's exit status for the way in which PROGRAM ended.
     #[must_use]
     pub fn exit_status(&self, ended: Ended) -> u8 {
@@ -266,8 +271,9 @@ impl Pipeline {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether allowed calls and processes are recorded: for the file, or for an onlooker.
     fn traces_all(&self) -> bool {
-        self.config.trace == Trace::All
+        self.config.trace == Trace::All || self.recorder.is_shown()
     }
 
     /// A thread that is stopped in a call.
@@ -533,6 +539,12 @@ impl Scene<'_> {
             pipeline.seen().processes.insert(pid);
         }
         if !written {
+            return;
+        }
+        if !verdict.is_leak() && !pipeline.recorder.wants_allowed() {
+            if let Some(known) = known {
+                self.note(known);
+            }
             return;
         }
         let mut reason = verdict.reason.clone();

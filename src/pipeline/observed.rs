@@ -9,6 +9,7 @@ use crate::operation::address::Address;
 use crate::operation::decode::Sockaddr;
 use crate::operation::{Family, Operation, SocketKind, SocketType, Way};
 use crate::output::Recorder;
+use crate::output::live::Tally;
 use crate::policy::{Policy, Verdict};
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -20,10 +21,12 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long the last lines may take.
 const LAST_LINES: Duration = Duration::from_secs(5);
+/// How often an onlooker is told how far it is.
+const TALLIES: Duration = Duration::from_millis(200);
 
 /// Judges what was seen, and records it.
 pub struct Witness {
@@ -40,6 +43,8 @@ struct State {
     judged: u64,
     leaks: u64,
     lost: u64,
+    /// When an onlooker was told last.
+    told: Option<Instant>,
     processes: HashSet<i32>,
     /// Of living processes, as far as that was asked.
     known: HashMap<i32, Known>,
@@ -118,7 +123,9 @@ impl Witness {
         state.processes.insert(seen.actor.pid);
         if verdict.is_leak() {
             state.leaks = state.leaks.saturating_add(1);
-        } else if self.config.trace == Trace::Leaks {
+        }
+        self.tell(&mut state);
+        if !verdict.is_leak() && (!self.traces_all() || !self.recorder.wants_allowed()) {
             return;
         }
         let who = self.who(&mut state, &seen.actor);
@@ -128,6 +135,20 @@ impl Witness {
         }
         drop(state);
         self.recorder.write(Event::at(seen.time, Body::Syscall(call)).into());
+    }
+
+    /// Whether what is no leak is recorded: for the file, or for an onlooker.
+    fn traces_all(&self) -> bool {
+        self.config.trace == Trace::All || self.recorder.is_shown()
+    }
+
+    /// Tells an onlooker how far it is, now and then.
+    fn tell(&self, state: &mut State) {
+        if self.recorder.is_shown() && state.told.is_none_or(|told| told.elapsed() >= TALLIES) {
+            state.told = Some(Instant::now());
+            let (calls, leaks, processes) = (state.judged, state.leaks, state.processes.len() as u64);
+            self.recorder.tell(Tally { calls, leaks, processes });
+        }
     }
 
     /// A socket of who is attached to: shown whatever is traced, as nothing else will tell of it.
@@ -174,7 +195,7 @@ impl Witness {
 
     fn state_change(&self, change: &StateChange) {
         let addresses = [change.local, change.remote].map(Address::Internet);
-        if !self.is_wanted(&addresses) || self.config.trace == Trace::Leaks {
+        if !self.is_wanted(&addresses) || !self.traces_all() || !self.recorder.wants_allowed() {
             return;
         }
         let mut state = self.state.borrow_mut();
@@ -198,7 +219,7 @@ impl Witness {
         let known = state.known.remove(&actor.pid);
         // Process events have no address, so that a filter on addresses lets none through.
         let filtered = self.watching.addresses.is_some() || !self.watching.ports.is_empty();
-        if self.config.trace == Trace::Leaks || filtered {
+        if !self.traces_all() || filtered {
             return;
         }
         if change == Change::Exit {

@@ -72,6 +72,9 @@ pub struct Record<'a> {
     pub event: Option<Text<'a>>,
     pub status: Option<i64>,
     pub signal: Option<i64>,
+    /// Of a TCP state change.
+    pub remote: Option<Text<'a>>,
+    pub new: Option<Text<'a>>,
     pub events: Option<u64>,
     pub leaks: Option<u64>,
     pub processes: Option<u64>,
@@ -253,7 +256,7 @@ mod tests {
     #[test]
     fn absent_and_null_are_the_same_and_unknown_keys_nothing() {
         let bare = Record::parse(br#"{"kind":"syscall"}"#).unwrap();
-        let nulls = br#"{"kind":"syscall","fd":null,"socket":null,"stack":null,"new":{"x":[1]},"class":null}"#;
+        let nulls = br#"{"kind":"syscall","fd":null,"socket":null,"stack":null,"novel":{"x":[1]},"class":null}"#;
         let nulls = Record::parse(nulls).unwrap();
         assert_eq!(format!("{bare:?}"), format!("{nulls:?}"));
         assert_eq!((bare.call_name(), bare.program(), &*bare.destination()), ("syscall", "?", ""));

@@ -15,6 +15,7 @@ pub struct Terminal {
     shell: Child,
     seen: String,
     read_from: usize,
+    bytes: Vec<u8>,
 }
 
 impl Terminal {
@@ -45,8 +46,13 @@ impl Terminal {
                 Ok(())
             });
         }
-        let mut terminal =
-            Self { master, shell: command.spawn().expect("bash"), seen: String::new(), read_from: 0 };
+        let mut terminal = Self {
+            master,
+            shell: command.spawn().expect("bash"),
+            seen: String::new(),
+            read_from: 0,
+            bytes: Vec::new(),
+        };
         terminal.type_line("stty -echo; set +o history; echo rea''dy");
         terminal.expect("ready");
         terminal
@@ -105,9 +111,23 @@ impl Terminal {
         rest
     }
 
+    /// All that was shown by now, as it came.
+    pub fn bytes(&mut self) -> &[u8] {
+        self.read();
+        &self.bytes
+    }
+
+    /// Gives it another size; who is in its foreground is told.
+    pub fn resize(&mut self, rows: u16, columns: u16) {
+        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: a winsize of our own.
+        assert_eq!(unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }, 0);
+    }
+
     fn read(&mut self) {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = self.master.read(&mut buffer) {
+            self.bytes.extend_from_slice(&buffer[..length]);
             self.seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
         }
     }
