@@ -43,9 +43,10 @@ bench-redirect: build
 	benches/redirect.py $(sockstrace)
 
 deb: build
-	packaging/generate.sh $(sockstrace) $(target)/package
 	@$(CARGO) deb --version > /dev/null 2>&1 || { echo "cargo-deb is not installed: cargo install cargo-deb"; exit 1; }
-	$(CARGO) deb --locked --no-build
+	packaging/generate.sh $(sockstrace) target/package
+	$(CARGO) deb --locked --no-build --strip --output $(target)/debian/sockstrace.deb
+	tests/deb.sh $(target)/debian/sockstrace.deb
 
 check:
 	$(CARGO) fmt --check
