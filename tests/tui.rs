@@ -187,7 +187,6 @@ fn a_leak_is_shown_and_stopped() {
 fn what_is_let_go_arrives_and_what_is_redirected_stays_so() {
     let (stage, mut shell) = stage();
     shell.write("go", "");
-    let own = sockstrace();
     shell.run(&format!("--on-leak log -- {PYTHON} guest.py > out 2> err"));
     shell.shows("ended, exit status 23");
     let text = shell.shows("let go");
@@ -200,7 +199,6 @@ fn what_is_let_go_arrives_and_what_is_redirected_stays_so() {
     let err = shell.file("err");
     assert!(err.contains("LEAK connect TCP 203.0.113.5:7777") && err.contains("sockstrace: 1 leak in "), "{err}");
     assert!(!shell.text().contains("1 leak in"));
-    drop(own);
 }
 
 #[test]
@@ -385,4 +383,22 @@ fn where_it_cannot_be_it_says_why() {
     assert_eq!(said.status.code(), Some(125));
     let why = String::from_utf8_lossy(&said.stderr);
     assert!(why.contains("no terminal to draw on (/dev/tty"), "{why}");
+}
+
+#[test]
+fn the_machine_is_watched_until_q() {
+    let (stage, mut shell) = stage();
+    shell.run(&format!("--all --filter pid={} -o events", std::process::id()));
+    shell.shows("watching the machine");
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.send_to(b"seen", (FOREIGN4, PORT)).unwrap();
+    let text = shell.until("the leak", |text| text.contains(&format!("UDP {FOREIGN4}:{PORT}")));
+    assert!(text.contains("ebpf") && text.contains("let go"), "{text}");
+    assert_eq!(stage.truth().udp, [b"seen"]);
+    // Nothing is run, so that nothing is asked.
+    shell.keys("q");
+    shell.shows("[status 0]");
+    shell.is_restored();
+    let events = shell.file("events");
+    assert!(events.contains(&format!("LEAK sendto UDP {FOREIGN4}:{PORT}")), "{events}");
 }

@@ -9,6 +9,7 @@ const METHODS: usize = 6;
 
 /// ` {offered none, password; chosen password; user ab… (12 bytes), password (7 bytes); connect example.org:80}`,
 /// as far as the handshake came; nothing where nothing was seen.
+#[derive(Clone, Copy)]
 pub(super) struct Said<'e>(pub Option<&'e Handshake>);
 
 impl Display for Said<'_> {
@@ -68,15 +69,15 @@ mod tests {
         Said(Some(handshake)).to_string()
     }
 
-    fn methods(names: &[&str]) -> Option<Vec<String>> {
-        Some(names.iter().map(|&name| name.to_owned()).collect())
+    fn methods(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
     }
 
     #[test]
     fn as_far_as_it_came() {
         assert_eq!(Said(None).to_string(), "");
         assert_eq!(said(&Handshake::default()), "");
-        let mut seen = Handshake { offered: methods(&["none", "password"]), ..Handshake::default() };
+        let mut seen = Handshake { offered: Some(methods(&["none", "password"])), ..Handshake::default() };
         assert_eq!(said(&seen), " {offered none, password}");
         seen.chosen = Some("password".into());
         (seen.username, seen.password) = (Some("<torS0X>0".into()), Some("ab… (12 bytes)".into()));
@@ -86,14 +87,17 @@ mod tests {
         assert_eq!(said(&seen), whole);
         let foreign = Handshake { destination: Some("HTTP".into()), ..Handshake::default() };
         assert_eq!(said(&foreign), " {asked for HTTP}");
-        assert_eq!(said(&Handshake { offered: methods(&[]), ..Handshake::default() }), " {offered no method}");
+        assert_eq!(
+            said(&Handshake { offered: Some(methods(&[])), ..Handshake::default() }),
+            " {offered no method}"
+        );
     }
 
     #[test]
     fn what_a_program_writes_stays_in_its_place() {
         let hostile = "x\"; connect 1.2.3.4:80}\n\u{1b}[2J\u{202e}\\";
         let text = said(&Handshake {
-            offered: methods(&["0x03"; 255]),
+            offered: Some(methods(&["0x03"; 255])),
             username: Some(hostile.into()),
             destination: Some(hostile.into()),
             ..Handshake::default()

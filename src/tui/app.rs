@@ -201,11 +201,7 @@ impl App {
                 self.typing = false;
                 self.filter.clear();
             }
-            Key::Backspace => {
-                if self.filter.pop().is_none() {
-                    self.typing = false;
-                }
-            }
+            Key::Backspace => self.typing = self.filter.pop().is_some(),
             Key::Control(b'u') => self.filter.clear(),
             Key::Char(character) if self.filter.chars().count() < FILTER => {
                 self.filter.push_str(&plain(&character.to_string(), 10));

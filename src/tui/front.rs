@@ -30,6 +30,7 @@ const LONGEST: usize = 1 << 20;
 const PORTION: usize = 256 << 10;
 
 /// What it holds.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Front {
     screen: Rc<RefCell<Screen>>,
     app: App,
@@ -426,6 +427,7 @@ fn has_more(fd: &impl AsFd) -> bool {
 }
 
 /// What can be read or written.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Default)]
 struct Ready {
     signals: bool,

@@ -56,17 +56,15 @@ impl Output {
         self.state = match (self.state, byte) {
             (State::String, 0x1b) => State::StringEscape,
             (State::String, 0x07) | (State::StringEscape, b'\\') => State::Text,
-            (State::String, _) => State::String,
+            (State::String, _) | (State::Escape, b']' | b'P' | b'X' | b'^' | b'_') => State::String,
             (State::StringEscape, _) => {
                 self.state = State::Escape;
                 return self.byte(byte);
             }
             (_, 0x1b) => State::Escape,
-            (State::Escape, b'[') => State::Control,
-            (State::Escape, b']' | b'P' | b'X' | b'^' | b'_') => State::String,
+            (State::Escape, b'[') | (State::Control, 0x20..=0x3f) => State::Control,
             (State::Escape | State::Intermediate, 0x20..=0x2f) => State::Intermediate,
             (State::Control, 0x40..=0x7e) | (State::Escape | State::Intermediate, 0x30..=0x7e) => State::Text,
-            (State::Control, 0x20..=0x3f) => State::Control,
             (state, _) => {
                 self.text(byte);
                 // A control character takes effect within a sequence too.
@@ -136,7 +134,9 @@ mod tests {
         assert_eq!(lines.len(), output.len());
         // However it is split.
         let mut one_by_one = Output::default();
-        text.iter().for_each(|byte| one_by_one.push(&[*byte]));
+        for byte in text {
+            one_by_one.push(&[*byte]);
+        }
         assert!(one_by_one.from(0).map(|line| line.to_string()).eq(lines.iter().cloned()));
         lines
     }
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut output = Output::default();
-        output.push(&b"\x1b]".repeat(1));
+        output.push(b"\x1b]");
         output.push(&vec![b'x'; 1 << 20]);
         assert!(output.is_empty() && output.line.capacity() < BYTES);
         output.push(b"\x07");

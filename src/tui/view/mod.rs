@@ -15,6 +15,9 @@ use ratatui::widgets::{Block, Widget};
 const WIDE: u16 = 80;
 const HIGH: u16 = 20;
 
+const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
+const BAR: Style = Style::new().add_modifier(Modifier::REVERSED);
+
 /// Colours, as far as somebody wants to see any (<https://no-color.org>).
 #[derive(Debug, Clone, Copy)]
 struct Theme {
@@ -28,12 +31,6 @@ impl Theme {
     fn leak(self) -> Style {
         self.in_colour(Color::Red).add_modifier(Modifier::BOLD)
     }
-    fn faint(self) -> Style {
-        Style::new().add_modifier(Modifier::DIM)
-    }
-    fn bar(self) -> Style {
-        Style::new().add_modifier(Modifier::REVERSED)
-    }
     fn focus(self) -> Style {
         self.in_colour(Color::Cyan).add_modifier(Modifier::BOLD)
     }
@@ -46,7 +43,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     let buffer = frame.buffer_mut();
     let (title, rest) = cut_top(area, u16::from(area.height > 1));
     let (body, help) = cut_bottom(rest, u16::from(area.height > 2));
-    bar(buffer, title, &head(app), theme);
+    bar(buffer, title, &head(app));
     draw_body(buffer, body, app, theme);
     match app.overlay {
         Overlay::None => {}
@@ -54,7 +51,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
         Overlay::Details => text::details(buffer, body, app, theme),
         Overlay::Ending(ending) => question(buffer, body, ending, theme),
     }
-    bar(buffer, help, &foot(app), theme);
+    bar(buffer, help, &foot(app));
     if app.typing && !help.is_empty() {
         let x = help.x.saturating_add(2).saturating_add(width(&app.filter));
         frame.set_cursor_position((x.min(help.right().saturating_sub(1)), help.y));
@@ -146,10 +143,10 @@ fn question(buffer: &mut Buffer, area: Rect, ending: Ending, theme: Theme) {
 }
 
 /// A line over the whole width.
-fn bar(buffer: &mut Buffer, area: Rect, text: &str, theme: Theme) {
+fn bar(buffer: &mut Buffer, area: Rect, text: &str) {
     if !area.is_empty() {
-        buffer.set_style(area, theme.bar());
-        buffer.set_stringn(area.x, area.y, text, usize::from(area.width), theme.bar());
+        buffer.set_style(area, BAR);
+        buffer.set_stringn(area.x, area.y, text, usize::from(area.width), BAR);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The lists.
 
 use super::grid::{self, Column};
-use super::{Theme, border};
+use super::{FAINT, Theme, border};
 use crate::tui::app::{App, Pane};
 use crate::tui::table::{Row, Table};
 use ratatui::buffer::Buffer;
@@ -62,16 +62,11 @@ pub(super) fn pane(buffer: &mut Buffer, area: Rect, app: &App, pane: Pane, theme
         Pane::Processes => model.processes.gone(),
         Pane::Output => 0,
     };
-    let mut title = format!(" {} {}", pane.title(), rows.len());
-    if rows.len() != all {
-        title.push_str(&format!(" of {all}"));
-    }
-    if gone > 0 {
-        title.push_str(&format!(", {gone} earlier ones gone"));
-    }
-    title.push(' ');
+    let of = if rows.len() == all { String::new() } else { format!(" of {all}") };
+    let earlier = if gone == 0 { String::new() } else { format!(", {gone} earlier ones gone") };
+    let title = format!(" {} {}{of}{earlier} ", pane.title(), rows.len());
     let has_keys = app.focus == pane;
-    let style = if has_keys { theme.focus() } else { theme.faint() };
+    let style = if has_keys { theme.focus() } else { FAINT };
     let inside = border(buffer, area, &title, style);
     match pane {
         Pane::Leaks => list(buffer, inside, app, pane, &LEAKS, &rows, theme, |number| {
@@ -140,7 +135,7 @@ fn list(
     let titles: Vec<&str> = columns.iter().map(|column| column.title).collect();
     // Titles go where there is hardly room for a row.
     let (head, body) = super::cut_top(area, u16::from(area.height > 2));
-    grid::line(buffer, head, &widths, &titles, theme.faint());
+    grid::line(buffer, head, &widths, &titles, FAINT);
     let (place, height) = (app.place(pane), usize::from(body.height));
     place.height.set(height);
     let selected = app.selected(pane, rows);
@@ -149,7 +144,7 @@ fn list(
         let Some(shown) = shown(*number) else { continue };
         let mut style = match (shown.leaks, shown.faint) {
             (true, _) => theme.leak(),
-            (false, true) => theme.faint(),
+            (false, true) => FAINT,
             (false, false) => Style::new(),
         };
         if index == selected && app.focus == pane {

@@ -1,6 +1,6 @@
 //! What is read: stacks, details, help.
 
-use super::{Theme, border, centred};
+use super::{FAINT, Theme, border, centred};
 use crate::tui::app::{App, Pane};
 use crate::tui::model::{Details, Stack};
 use ratatui::buffer::Buffer;
@@ -61,22 +61,22 @@ pub(super) fn details(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) 
         lines.extend(details.facts.iter().map(|(name, value)| fact(name, value)));
         if !details.stack.frames.is_empty() {
             lines.push((Style::new(), String::new()));
-            lines.push((theme.faint(), "stack, innermost frame first".into()));
+            lines.push((FAINT, "stack, innermost frame first".into()));
         }
         lines.extend(frames(&details.stack, theme));
     }
     if lines.is_empty() {
-        lines.push((theme.faint(), "nothing is selected".into()));
+        lines.push((FAINT, "nothing is selected".into()));
     }
     scrolled(buffer, inside, app, lines);
 }
 
 /// The stack of the selected row.
 pub(super) fn stack(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
-    let inside = border(buffer, area, " Stack ", theme.faint());
+    let inside = border(buffer, area, " Stack ", FAINT);
     let details = selected(app);
     let stack = details.map(|details| frames(&details.stack, theme)).unwrap_or_default();
-    let lines = if stack.is_empty() { vec![(theme.faint(), "none".into())] } else { stack };
+    let lines = if stack.is_empty() { vec![(FAINT, "none".into())] } else { stack };
     for ((style, text), y) in lines.iter().zip(inside.y..inside.bottom()) {
         buffer.set_stringn(inside.x, y, text, usize::from(inside.width), *style);
     }
