@@ -119,7 +119,8 @@ def dial():
     return socket.socket().connect_ex(('203.0.113.5', 7777))
 print('terminals', [os.isatty(fd) for fd in range(3)], flush=True)
 print('errno', dial(), 'input', repr(sys.stdin.read()), flush=True)
-open('pid', 'w').write(str(os.getpid()))
+open('pid.new', 'w').write(str(os.getpid()))
+os.rename('pid.new', 'pid')
 while not os.path.exists('go'):
     time.sleep(0.02)
 print('\\x1b[2J\\x1b[Hlast words', flush=True)
