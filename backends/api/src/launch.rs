@@ -332,6 +332,7 @@ impl Entrance {
 
 /// Everything that the child needs, made before the fork.
 struct ChildPlan {
+    supervisor: Pid,
     candidates: Vec<CString>,
     arguments: Vec<CString>,
     argument_pointers: Vec<*const libc::c_char>,
@@ -377,6 +378,7 @@ impl ChildPlan {
         shell_pointers.extend(pointers(&arguments).into_iter().skip(1));
         let own = |filter: &Filter| filter.instructions().to_vec();
         Ok(Self {
+            supervisor: Pid::this(),
             argument_pointers: pointers(&arguments),
             shell_pointers,
             environment_pointers: pointers(&environment),
@@ -417,7 +419,7 @@ impl ChildPlan {
             }
         }
         tell(report, Stage::Ready, 0);
-        await_go(go);
+        await_go(go, self.supervisor);
         if self.no_new_privs {
             // SAFETY: takes integers only.
             check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
@@ -434,7 +436,7 @@ impl ChildPlan {
             .map_err(at(Stage::FilterFailed))?;
         }
         tell(report, Stage::Filtered, listener);
-        await_go(go);
+        await_go(go, self.supervisor);
         // SAFETY: takes integers only.
         check(unsafe { libc::unshare(libc::CLONE_FILES) }).map_err(at(Stage::UnshareFailed))?;
         tell(report, Stage::Unshared, 0);
@@ -550,16 +552,28 @@ fn tell(report: RawFd, stage: Stage, value: i32) {
     unsafe { libc::write(report, message.as_ptr().cast(), message.len()) };
 }
 
-fn await_go(go: RawFd) {
+fn await_go(go: RawFd, supervisor: Pid) {
     let mut byte = 0_u8;
     loop {
-        // SAFETY: one byte of our own.
-        match unsafe { libc::read(go, (&raw mut byte).cast(), 1) } {
-            1 => return,
-            -1 if Errno::last() == Errno::EINTR => {}
+        // While the table is shared, the supervisor's death doesn't close the pipe: watch for it too.
+        let mut awaited = libc::pollfd { fd: go, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd of our own; then nothing.
+        let (ready, parent) = unsafe { (libc::poll(&raw mut awaited, 1, 100), libc::getppid()) };
+        let waits = if parent != supervisor.as_raw() {
+            false
+        } else if ready <= 0 {
+            ready == 0 || Errno::last() == Errno::EINTR
+        } else {
+            // SAFETY: one byte of our own.
+            match unsafe { libc::read(go, (&raw mut byte).cast(), 1) } {
+                1 => return,
+                length => length == -1 && Errno::last() == Errno::EINTR,
+            }
+        };
+        if !waits {
             // The supervisor is gone: PROGRAM must not run unjudged.
             // SAFETY: ends the process.
-            _ => unsafe { libc::_exit(125) },
+            unsafe { libc::_exit(125) }
         }
     }
 }
