@@ -5,6 +5,7 @@ use crate::arch;
 use crate::call::{Abi, Syscall};
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use nix::errno::Errno;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek};
 
@@ -150,8 +151,11 @@ impl Filter {
             Interception::Trace => ScmpAction::Trace(0),
         };
         let mut context = context(ScmpAction::Allow)?;
+        let mut multiplexed = HashSet::new();
         for trap in traps {
-            if let Some(number) = socketcall_number(trap.syscall).filter(|_| has_socketcall()) {
+            let number = socketcall_number(trap.syscall).filter(|_| has_socketcall());
+            // Once: libseccomp takes its time for each rule.
+            if let Some(number) = number.filter(|number| multiplexed.insert(*number)) {
                 // Its arguments lie in memory, where a filter can't look. (accept4 has no direct number
                 // for accept in i386: socketcall is its only way.)
                 let is_it = Condition::new(0, Comparison::int_equal(number));
