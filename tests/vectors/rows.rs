@@ -2,7 +2,8 @@
 
 use super::table::At::{Any, Ends, Is, Starts};
 use super::table::Exception::{
-    AnyStatus, Errno, Hopeless, MayBeRefusedInLog, NoEvent, OutOfReach, Partial, ProgramHasEnded, SocketRefused,
+    AnyStatus, Errno, Flood, Hopeless, MayBeRefusedInLog, NoEvent, OutOfReach, Partial, ProgramHasEnded,
+    SocketRefused,
 };
 use super::table::Fixture::{ConnectedTcp, ConnectedUdp, FreshTcp, Listener, Outside, Unix};
 use super::table::{At, Seen, Vector, leak};
@@ -266,7 +267,7 @@ fn processes() -> Vec<Vector> {
         tcp4("signal-in-syscall"),
         tcp4("atexit"),
         tcp4("tls-destructor"),
-        tcp4("exit-race"),
+        tcp4("exit-race").except(Flood("ebpf")),
         tcp4("own-filter"),
         tcp4("undumpable").except(OutOfReach),
         leak("undumpable-udp", SENDTO, WITNESS, Seen::Udp).except(OutOfReach),

@@ -130,6 +130,8 @@ pub enum Exception {
     OutOfReach,
     /// With this backend the socket itself is refused where leaks are: no hook sees all that it could reach.
     SocketRefused(&'static str),
+    /// A flood: with this backend nobody waits for us, and events for which there is no room are counted.
+    Flood(&'static str),
     /// Refused as a whole, the guest may end in any way.
     AnyStatus(&'static str),
 }
