@@ -52,11 +52,15 @@ impl Listener {
     /// From the descriptor that seccomp(2) gave.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
-        // The caller sleeps until we have answered, and we until it calls again: one processor for both spares
-        // waking another one, which costs more than all else. Before Linux 6.6 the scheduler chooses.
-        // SAFETY: takes integers only.
-        let _ = unsafe { libc::ioctl(fd.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
         Self(fd)
+    }
+
+    /// Whether caller and receiver are woken on one processor, or wherever the scheduler likes. Before Linux 6.6 it
+    /// always chooses.
+    pub fn wake_near(&self, near: bool) {
+        let flags = if near { SYNC_WAKE_UP } else { 0 };
+        // SAFETY: takes integers only.
+        let _ = unsafe { libc::ioctl(self.0.as_raw_fd(), SET_FLAGS, flags) };
     }
 
     /// Waits for a notification.

@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Small, as there may be a thousand of them; handling a call needs a few KiB.
@@ -36,6 +36,9 @@ const RESTING_AT_MOST: usize = 4;
 /// Threads that are kept in mind; each costs up to four descriptors.
 const CACHED_REMOTES: usize = 160;
 
+/// So many calls in a row come from one thread before it counts as the only one that calls.
+const ROW: u32 = 16;
+
 /// Starts receiving. The threads end when no task uses the filter any more. To be called on the thread that
 /// reaps our children.
 pub fn start(listener: OwnedFd, handler: Arc<dyn Handler>) -> Result<(), BackendError> {
@@ -46,6 +49,7 @@ pub fn start(listener: OwnedFd, handler: Arc<dyn Handler>) -> Result<(), Backend
         repeats: Repeats::default(),
         waits_killably: probe::waits_killably(),
         remotes: RemoteCache::new(CACHED_REMOTES),
+        callers: Callers::default(),
         turns: Mutex::new(Turns::default()),
         turn: Condvar::new(),
     });
@@ -71,8 +75,34 @@ struct Shared {
     repeats: Repeats,
     waits_killably: bool,
     remotes: RemoteCache,
+    callers: Callers,
     turns: Mutex<Turns>,
     turn: Condvar,
+}
+
+/// Who calls. One thread sleeps until it is answered, and we until it calls again: one processor for both spares waking
+/// another one, which costs more than all else. Of several threads, all would gather on that one, while another stands
+/// idle.
+#[derive(Default)]
+struct Callers {
+    last: AtomicI32,
+    row: AtomicU32,
+}
+
+impl Callers {
+    /// A call of this thread; only the leader counts. What to change: whether there is one caller alone.
+    fn count(&self, tid: i32) -> Option<bool> {
+        let row = self.row.load(Ordering::Relaxed);
+        if self.last.load(Ordering::Relaxed) != tid {
+            self.last.store(tid, Ordering::Relaxed);
+            self.row.store(0, Ordering::Relaxed);
+            return (row >= ROW).then_some(false);
+        }
+        if row < ROW {
+            self.row.store(row.saturating_add(1), Ordering::Relaxed);
+        }
+        (row.saturating_add(1) == ROW).then_some(true)
+    }
 }
 
 #[derive(Default)]
@@ -93,6 +123,9 @@ impl Shared {
         loop {
             match self.listener.receive() {
                 Ok(notification) => {
+                    if let Some(alone) = self.callers.count(notification.tid) {
+                        self.listener.wake_near(alone);
+                    }
                     self.handle(&notification, &post, &mark);
                     if !post.load(Ordering::Acquire) && !self.rest(&post) {
                         return;
@@ -287,5 +320,20 @@ impl Tracee for Waiting<'_> {
 
     fn may_linger(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_is_told_from_several() {
+        let callers = Callers::default();
+        let mut changes = Vec::new();
+        for (index, tid) in [7; 40].into_iter().chain([8, 7, 8, 7]).chain([8; 20]).enumerate() {
+            changes.extend(callers.count(tid).map(|alone| (index, alone)));
+        }
+        assert_eq!(changes, [(16, true), (40, false), (60, true)]);
     }
 }
