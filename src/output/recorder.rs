@@ -1,6 +1,7 @@
 //! Writing events in the order in which they were recorded.
 //!
-//! - A leak without a stack is written before its call is answered, as is all that isn't a call.
+//! - A leak without a stack is written before its call is answered, as is all that isn't a call; unless others are
+//!   being written, or wait for their stacks: then it comes behind them.
 //! - An allowed call, of which there may be a hundred thousand a second, may tarry for a moment: a thread of its
 //!   own words and writes many at once, while the program goes on.
 //! - An event with a stack goes to the same queue, and behind it all others: the thread waits for the stack and
