@@ -202,8 +202,11 @@ fn sockets() -> Vec<Trap> {
             traps.push(Trap::when(Syscall::Socket, [family(internet), protocol]));
         }
     }
-    let between = (3..libc::AF_INET6).chain(libc::AF_INET6 + 1..libc::AF_NETLINK);
-    traps.extend(between.map(|other| Trap::when(Syscall::Socket, [family(other)])));
+    // 3 to 15 without AF_INET6, 10: in few rules, for each of which libseccomp takes its time.
+    for (mask, expected) in [(!0_u32, 3), (!3, 4), (!1, 8), (!0, 11), (!3, 12)] {
+        let others = Comparison::Masked { mask: u64::from(mask), expected };
+        traps.push(Trap::when(Syscall::Socket, [Condition::new(0, others)]));
+    }
     // Compared with all 64 bits: garbage in the upper half makes it larger, so that it is looked at.
     let above = Condition::new(0, Comparison::Greater(libc::AF_NETLINK as u64));
     traps.push(Trap::when(Syscall::Socket, [above]));

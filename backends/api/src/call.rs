@@ -25,15 +25,20 @@ impl Abi {
         }
     }
 
-    /// The ABI for an `AUDIT_ARCH_*` value of <linux/audit.h>.
+    /// Its `AUDIT_ARCH_*` value of <linux/audit.h>.
+    #[must_use]
+    pub fn audit_arch(self) -> u32 {
+        match self {
+            Self::X86_64 => 0xC000_003E,
+            Self::I386 => 0x4000_0003,
+            Self::Aarch64 => 0xC000_00B7,
+        }
+    }
+
+    /// The ABI with this `AUDIT_ARCH_*` value.
     #[must_use]
     pub fn from_audit_arch(arch: u32) -> Option<Self> {
-        match arch {
-            0xC000_003E => Some(Self::X86_64),
-            0x4000_0003 => Some(Self::I386),
-            0xC000_00B7 => Some(Self::Aarch64),
-            _ => None,
-        }
+        [Self::X86_64, Self::I386, Self::Aarch64].into_iter().find(|abi| abi.audit_arch() == arch)
     }
 
     /// The width of a pointer and of `long`, in bytes.

@@ -150,38 +150,43 @@ impl Filter {
             Interception::Notify => ScmpAction::Notify,
             Interception::Trace => ScmpAction::Trace(0),
         };
-        let mut context = context(ScmpAction::Allow)?;
-        let mut multiplexed = HashSet::new();
-        for trap in traps {
-            let number = socketcall_number(trap.syscall).filter(|_| has_socketcall());
-            // Once: libseccomp takes its time for each rule.
-            if let Some(number) = number.filter(|number| multiplexed.insert(*number)) {
-                // Its arguments lie in memory, where a filter can't look. (accept4 has no direct number
-                // for accept in i386: socketcall is its only way.)
-                let is_it = Condition::new(0, Comparison::int_equal(number));
-                add(&mut context, action, Syscall::Socketcall.name(), &[is_it])?;
+        for_each_abi(|abi| {
+            let mut context = context(abi, ScmpAction::Allow)?;
+            let mut multiplexed = HashSet::new();
+            for trap in traps {
+                let has_socketcall = Syscall::Socketcall.number(abi).is_some();
+                let number = socketcall_number(trap.syscall).filter(|_| has_socketcall);
+                // Once: libseccomp takes its time for each rule.
+                if let Some(number) = number.filter(|number| multiplexed.insert(*number)) {
+                    // Its arguments lie in memory, where a filter can't look. (accept4 has no direct number
+                    // for accept in i386: socketcall is its only way.)
+                    let is_it = Condition::new(0, Comparison::int_equal(number));
+                    add(&mut context, action, Syscall::Socketcall.name(), &[is_it])?;
+                }
+                // What an interface doesn't have, libseccomp may not know.
+                if trap.syscall.number(abi).is_some() {
+                    add(&mut context, action, trap.syscall.name(), &trap.conditions)?;
+                }
             }
-            // What no interface of this machine has, libseccomp may not know.
-            if arch::ABIS.iter().any(|abi| trap.syscall.number(*abi).is_some()) {
-                add(&mut context, action, trap.syscall.name(), &trap.conditions)?;
+            for trap in own {
+                add(&mut context, action, trap.name, &trap.conditions)?;
             }
-        }
-        for trap in own {
-            add(&mut context, action, trap.name, &trap.conditions)?;
-        }
-        export(&context)
+            export(&context)
+        })
     }
 
     /// The filter that refuses with EPERM whatever isn't named in `allowed`. Names that this libseccomp
     /// does not know are left out, so that those calls are refused.
     pub fn allowing_only(allowed: &[&str]) -> Result<Self, BackendError> {
-        let mut context = context(ScmpAction::Errno(libc::EPERM))?;
-        for name in allowed {
-            if ScmpSyscall::from_name(name).is_ok() {
-                add(&mut context, ScmpAction::Allow, name, &[])?;
+        for_each_abi(|abi| {
+            let mut context = context(abi, ScmpAction::Errno(libc::EPERM))?;
+            for name in allowed {
+                if ScmpSyscall::from_name(name).is_ok() {
+                    add(&mut context, ScmpAction::Allow, name, &[])?;
+                }
             }
-        }
-        export(&context)
+            export(&context)
+        })
     }
 
     /// The BPF program, as `struct sock_fprog` wants it.
@@ -191,13 +196,45 @@ impl Filter {
     }
 }
 
-fn context(default: ScmpAction) -> Result<ScmpFilterContext, BackendError> {
+/// One program out of one for each interface. (What libseccomp takes grows with the square of the rules: one context
+/// for both interfaces of x86_64 takes it twice as long as two.)
+fn for_each_abi(
+    program: impl Fn(Abi) -> Result<Vec<libc::sock_filter>, BackendError>,
+) -> Result<Filter, BackendError> {
+    let mut instructions = Vec::new();
+    let mut abis = arch::ABIS.iter().peekable();
+    while let Some(abi) = abis.next() {
+        let part = program(*abi)?;
+        if abis.peek().is_some() {
+            let over = u32::try_from(part.len()).map_err(|_| senseless())?;
+            let arch_at = std::mem::offset_of!(libc::seccomp_data, arch);
+            instructions.extend([
+                statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, arch_at as u32),
+                libc::sock_filter { jt: 1, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, abi.audit_arch()) },
+                statement(libc::BPF_JMP | libc::BPF_JA, over),
+            ]);
+        }
+        // Each part, and so the last one, knows what becomes of interfaces that aren't its own.
+        instructions.extend(part);
+    }
+    if instructions.len() > libc::BPF_MAXINSNS as usize {
+        return Err(senseless());
+    }
+    Ok(Filter { instructions })
+}
+
+fn statement(code: u32, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+fn context(abi: Abi, default: ScmpAction) -> Result<ScmpFilterContext, BackendError> {
     let failed = |error| failure("building the seccomp filter", &error);
     let mut context = ScmpFilterContext::new(default).map_err(failed)?;
     // Unknown ABIs, x32 among them, do not exist for the program: ENOSYS, as on a kernel without them.
     context.set_act_badarch(ScmpAction::Errno(libc::ENOSYS)).map_err(failed)?;
-    for abi in arch::ABIS.iter().skip(1) {
-        context.add_arch(libseccomp_arch(*abi)).map_err(failed)?;
+    if arch::ABIS.first() != Some(&abi) {
+        context.add_arch(libseccomp_arch(abi)).map_err(failed)?;
+        context.remove_arch(ScmpArch::Native).map_err(failed)?;
     }
     // 2: a binary tree over the numbers; older libseccomp keeps its list, which is only slower.
     if let Err(error) = context.set_ctl_optimize(2) {
@@ -219,30 +256,34 @@ fn add(
     Ok(())
 }
 
-fn export(context: &ScmpFilterContext) -> Result<Filter, BackendError> {
-    let failed = |what: &str, errno| BackendError::Failed(format!("exporting the seccomp filter: {what}"), errno);
+fn export(context: &ScmpFilterContext) -> Result<Vec<libc::sock_filter>, BackendError> {
     let fd = nix::sys::memfd::memfd_create(c"filter", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
-        .map_err(|errno| failed("memfd", errno))?;
+        .map_err(|errno| not_exported("memfd", errno))?;
     let mut file = File::from(fd);
     context.export_bpf(&file).map_err(|error| failure("exporting the seccomp filter", &error))?;
     let mut bytes = Vec::new();
     file.rewind()
         .and_then(|()| file.read_to_end(&mut bytes))
-        .map_err(|error| failed("reading it", errno_of(&error)))?;
+        .map_err(|error| not_exported("reading it", errno_of(&error)))?;
     let (instructions, rest) = bytes.as_chunks::<8>();
-    if !rest.is_empty() || instructions.is_empty() || instructions.len() > 4096 {
-        return Err(failed("its length makes no sense", Errno::EINVAL));
+    if !rest.is_empty() || instructions.is_empty() {
+        return Err(senseless());
     }
-    let instructions = instructions
-        .iter()
-        .map(|&[c0, c1, jt, jf, k0, k1, k2, k3]| libc::sock_filter {
-            code: u16::from_ne_bytes([c0, c1]),
-            jt,
-            jf,
-            k: u32::from_ne_bytes([k0, k1, k2, k3]),
-        })
-        .collect();
-    Ok(Filter { instructions })
+    let instructions = instructions.iter().map(|&[c0, c1, jt, jf, k0, k1, k2, k3]| libc::sock_filter {
+        code: u16::from_ne_bytes([c0, c1]),
+        jt,
+        jf,
+        k: u32::from_ne_bytes([k0, k1, k2, k3]),
+    });
+    Ok(instructions.collect())
+}
+
+fn not_exported(what: &str, errno: Errno) -> BackendError {
+    BackendError::Failed(format!("exporting the seccomp filter: {what}"), errno)
+}
+
+fn senseless() -> BackendError {
+    not_exported("its length makes no sense", Errno::EINVAL)
 }
 
 /// Whether the child itself makes such calls between its fork and PROGRAM's exec, when nobody answers yet.
@@ -268,10 +309,6 @@ fn libseccomp_arch(abi: Abi) -> ScmpArch {
         Abi::I386 => ScmpArch::X86,
         Abi::Aarch64 => ScmpArch::Aarch64,
     }
-}
-
-fn has_socketcall() -> bool {
-    arch::ABIS.iter().any(|abi| Syscall::Socketcall.number(*abi).is_some())
 }
 
 /// The first argument of socketcall for this call (`SYS_*` of <linux/net.h>).
