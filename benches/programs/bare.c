@@ -91,14 +91,14 @@ static void supervise(int listener, int performs)
 
 static int trace(pid_t program, int performs)
 {
-	int status, result = 0;
+	int status, outcome = 0;
 	for (;;) {
 		pid_t tid = waitpid(-1, &status, __WALL);
 		if (tid < 0)
-			return result;
+			return outcome;
 		if (WIFEXITED(status) || WIFSIGNALED(status)) {
 			if (tid == program)
-				result = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+				outcome = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 			continue;
 		}
 		int event = status >> 16, signal = event ? 0 : WSTOPSIG(status);
@@ -108,11 +108,10 @@ static int trace(pid_t program, int performs)
 			ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof info, &info);
 			size_t length = copy(tid, info.seccomp.args[1], info.seccomp.args[2], address, sizeof address);
 			if (performs) {
-				struct user_regs_struct registers;
-				ptrace(PTRACE_GETREGS, tid, 0, &registers);
-				registers.orig_rax = -1;
-				registers.rax = perform(tid, info.seccomp.args[0], address, length);
-				ptrace(PTRACE_SETREGS, tid, 0, &registers);
+				/* Cheaper than to fetch all registers and to put them back. */
+				long result = perform(tid, info.seccomp.args[0], address, length);
+				ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, orig_rax), -1L);
+				ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, rax), result);
 			}
 		}
 		ptrace(PTRACE_CONT, tid, 0, signal);

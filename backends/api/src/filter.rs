@@ -210,7 +210,10 @@ fn for_each_abi(
             let arch_at = std::mem::offset_of!(libc::seccomp_data, arch);
             instructions.extend([
                 statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, arch_at as u32),
-                libc::sock_filter { jt: 1, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, abi.audit_arch()) },
+                libc::sock_filter {
+                    jt: 1,
+                    ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, abi.audit_arch())
+                },
                 statement(libc::BPF_JMP | libc::BPF_JA, over),
             ]);
         }

@@ -2,7 +2,7 @@
 
 use crate::control;
 use crate::frame::{Frame, Place, is_interrupted};
-use crate::registers::Registers;
+use crate::registers::{self, Registers};
 use crate::select::{CLONE_UNTRACED, Wanted};
 use crate::threads::{Again, AtExit, Phase, Stand};
 use crate::tracee::Stopped;
@@ -127,7 +127,7 @@ impl Tracer {
             }
         };
         self.check(tid, carried);
-        self.resume(tid, 0);
+        self.go_on(tid, 0);
     }
 
     fn awaits_result(&self, call: &InterceptedCall) -> bool {
@@ -136,19 +136,16 @@ impl Tracer {
 
     /// The call isn't carried out, and gives `value`.
     fn give(tid: Pid, stand: Stand, value: i64) -> Result<(), Errno> {
-        let mut registers = Registers::load(tid)?;
-        match stand {
-            Stand::Entry(_) => registers.skip(value)?,
-            Stand::Exit(_) => registers.set_result(value),
+        if matches!(stand, Stand::Entry(_)) {
+            return registers::skip(tid, value);
         }
+        let mut registers = Registers::load(tid)?;
+        registers.set_result(value);
         registers.store()
     }
 
     pub(crate) fn refuse(&mut self, tid: Pid, errno: Errno) {
-        let refused = Registers::load(tid).and_then(|mut registers| {
-            registers.skip(-i64::from(errno as i32))?;
-            registers.store()
-        });
+        let refused = registers::skip(tid, -i64::from(errno as i32));
         self.check(tid, refused);
         self.resume(tid, 0);
     }

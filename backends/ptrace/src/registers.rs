@@ -29,13 +29,6 @@ impl Registers {
         tracee(self.tid).set_registers(self.values).map_err(|error| errno(&error))
     }
 
-    /// At a call's entry: it isn't carried out, and gives `value`.
-    pub fn skip(&mut self, value: i64) -> Result<(), Errno> {
-        arch::set_number(self.tid, &mut self.values, -1)?;
-        arch::set_result(&mut self.values, value);
-        Ok(())
-    }
-
     /// At a call's entry: it becomes another.
     pub fn set_call(&mut self, number: i32) -> Result<(), Errno> {
         arch::set_number(self.tid, &mut self.values, number)
@@ -67,6 +60,11 @@ impl Registers {
     pub fn set_arguments(&mut self, abi: Abi, arguments: [u64; 6], at_exit: bool) {
         arch::set_arguments(&mut self.values, abi, arguments, at_exit);
     }
+}
+
+/// At a call's entry: it isn't carried out, and gives `value`.
+pub fn skip(tid: Pid, value: i64) -> Result<(), Errno> {
+    arch::skip(tid, value)
 }
 
 fn tracee(tid: Pid) -> pete::Tracee {

@@ -196,6 +196,12 @@ impl Tracer {
             // A SIGKILL took it out of that stop and on to PTRACE_EVENT_EXIT, which must not be resumed unseen.
             return self.on_change(tid, change);
         }
+        self.go_on(tid, signal);
+    }
+
+    /// As [`Tracer::resume`], for a thread that was looked at a few microseconds ago. (What is missed then costs its
+    /// parent as long as [`Tracer::on_exit`] says.)
+    pub(crate) fn go_on(&mut self, tid: Pid, signal: i32) {
         let to_exit = matches!(
             self.threads.get(tid).map(|thread| &thread.phase),
             Some(Phase::Leaving(_) | Phase::Interrupted { .. })

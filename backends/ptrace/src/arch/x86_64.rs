@@ -15,6 +15,14 @@ pub fn set_number(_: Pid, registers: &mut Registers, number: i32) -> Result<(), 
     Ok(())
 }
 
+/// At an entry: the call isn't carried out, and gives `value`. (Two registers are set in half the time that it takes
+/// to fetch all and to put them back.)
+pub fn skip(tid: Pid, value: i64) -> Result<(), Errno> {
+    let set = |register, value| nix::sys::ptrace::write_user(tid, register as nix::sys::ptrace::AddressType, value);
+    set(std::mem::offset_of!(libc::user_regs_struct, orig_rax), -1)?;
+    set(std::mem::offset_of!(libc::user_regs_struct, rax), value)
+}
+
 /// What the call gives.
 pub fn set_result(registers: &mut Registers, value: i64) {
     registers.rax = value as u64;
