@@ -2,7 +2,7 @@
 
 use sockstrace::cli::{self, Invocation};
 use sockstrace::config::{Config, Leftover};
-use sockstrace::{backends, background, capture, doctor, learn, report, run, tui, watch};
+use sockstrace::{attach, backends, background, capture, doctor, learn, report, run, tui, watch};
 use sockstrace_backend::signals::Inherited;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -24,6 +24,9 @@ fn main() -> ExitCode {
             };
             if config.tui {
                 return ExitCode::from(tui::run(config, inherited));
+            }
+            if let Some(pid) = config.attach {
+                return ExitCode::from(attach::attach(config, pid, None));
             }
             if config.watching.is_some() {
                 return ExitCode::from(watch::watch(config));

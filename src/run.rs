@@ -28,7 +28,7 @@ const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 /// How often whoever looks on is told how far it is.
-const TALLIES: Duration = Duration::from_millis(200);
+pub(crate) const TALLIES: Duration = Duration::from_millis(200);
 
 /// Runs PROGRAM under judgement and returns sockstrace's exit status. `program_ended` is told the status
 /// as soon as PROGRAM has ended, before its descendants have.
@@ -139,7 +139,7 @@ pub(crate) fn recorder(config: &Config, feed: Option<Feed>) -> Result<Recorder, 
     Ok(recorder)
 }
 
-fn plan(config: &Config) -> Plan {
+pub(crate) fn plan(config: &Config) -> Plan {
     let policy = &config.policy;
     let redirects = config.on_leak == OnLeak::Redirect;
     let interest = Interest {

@@ -57,6 +57,8 @@ struct State {
     blocked: HashMap<u64, Blocked>,
     next: u64,
     started: bool,
+    /// All threads are let go: nobody blocks any more.
+    let_go: bool,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,7 @@ impl Watcher {
         let key = self.0.enter(tracee);
         let result = loop {
             match call() {
-                Err(Errno::EINTR) if !is_interrupted(tracee.tid(), tracee.pid()) => {}
+                Err(Errno::EINTR) if !self.0.lock().let_go && !is_interrupted(tracee.tid(), tracee.pid()) => {}
                 Err(Errno::EINTR) => break Err(Broken::Interrupted),
                 Err(errno) => break Err(Broken::Failed(errno)),
                 Ok(value) => break Ok(value),
@@ -89,6 +91,16 @@ impl Watcher {
         };
         self.0.lock().blocked.remove(&key);
         result
+    }
+
+    /// Interrupts whoever blocks, now and from now on.
+    pub fn interrupt_all(&self) {
+        let mut state = self.0.lock();
+        state.let_go = true;
+        for blocked in state.blocked.values_mut() {
+            blocked.look = Instant::now();
+        }
+        self.0.work.notify_all();
     }
 
     /// Runs `call`, which blocks rarely, where others wait behind us; `None` where it had to be interrupted
@@ -160,8 +172,9 @@ impl Shared {
         if due.is_empty() {
             return state;
         }
+        let all = state.let_go;
         drop(state);
-        due.retain(|(_, tracee, process, _)| is_interrupted(*tracee, *process));
+        due.retain(|(_, tracee, process, _)| all || is_interrupted(*tracee, *process));
         let state = self.lock();
         for (key, _, _, worker) in due {
             // Under the lock: whoever is still listed is still in (or about to enter) its call.

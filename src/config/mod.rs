@@ -21,6 +21,7 @@ use crate::policy::{Policy, PolicyOptions, Scheme, redact};
 use crate::proxy::handshake::{Auth, Rules};
 use choices::{Choice, Disclosure, Incoming, SocksAuth, Syscalls, Unix};
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use options::{Given, Layers, variable};
 use std::ffi::OsString;
 use std::fmt;
@@ -76,7 +77,9 @@ pub struct Config {
     pub capture: Option<Wish>,
     /// What is watched where there is no PROGRAM (`--all`, `--pid`).
     pub watching: Option<Watching>,
-    /// PROGRAM and its arguments; empty with `watching` alone.
+    /// The process of `--pid`, where it may be judged before it acts, and not only watched.
+    pub attach: Option<Pid>,
+    /// PROGRAM and its arguments; empty with `watching` and `attach` alone.
     pub program: Vec<OsString>,
 }
 
@@ -102,9 +105,9 @@ impl Config {
     /// Names option, value, source, and what would be accepted.
     pub fn load(run: Run, get: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let layers = layers(run.config, run.options, get)?;
-        let watching = scope::watching(&layers, !run.program.is_empty())?;
+        let scope::Running { watching, attach } = scope::running(&layers, !run.program.is_empty())?;
         let backend = choice("backend", layers.backend.as_ref())?;
-        if run.program.is_empty() && watching.is_none() {
+        if run.program.is_empty() && watching.is_none() && attach.is_none() {
             return Err(ConfigError("PROGRAM is missing: sockstrace [OPTIONS] [--] PROGRAM [ARG]...".into()));
         }
         let block_errno = parsed("block_errno", layers.block_errno.as_ref(), errno::from_name)?;
@@ -112,7 +115,11 @@ impl Config {
         let dns: Mode = parsed("dns", layers.dns.as_ref(), str::parse)?.unwrap_or_default();
         let policy = policy(&layers, dns)?;
         let handshake = handshake(&layers)?;
-        let on_leak = if watching.is_some() { OnLeak::Log } else { choice("on_leak", layers.on_leak.as_ref())? };
+        // What ran before us is harmed only where that is asked for.
+        let on_leak = match &layers.on_leak {
+            None if watching.is_some() || attach.is_some() => OnLeak::Log,
+            given => choice("on_leak", given.as_ref())?,
+        };
         check_dns(&layers, dns, &policy, on_leak)?;
         let tui = shows_screen(&layers)?;
         let (isolate_by, isolate_format) = isolation(&layers, &policy, on_leak)?;
@@ -142,6 +149,7 @@ impl Config {
             isolate: isolates(&layers),
             user_namespace: layers.user_namespace.is_some_and(|given| given.value),
             watching,
+            attach,
             program: run.program,
         })
     }

@@ -44,8 +44,17 @@ const WITHOUT_MEANING: [&str; 11] = [
 const KEYS: &str = "pid=PID (with its descendants), name=NAME, uid=USER, cgroup=PATH, netns=PATH or number, \
                     port=PORT or PORT-PORT, address=RULE as of --allow";
 
-/// What is asked for with `--all` or `--pid`; `None` without.
-pub(super) fn watching(layers: &Layers, has_program: bool) -> Result<Option<Watching>, ConfigError> {
+/// What runs already and is asked for.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    /// By watching it.
+    pub watching: Option<Watching>,
+    /// By judging what this process does before it is done; with `watching`, where that doesn't work here.
+    pub attach: Option<Pid>,
+}
+
+/// What is asked for with `--all` or `--pid`; nothing without.
+pub(super) fn running(layers: &Layers, has_program: bool) -> Result<Running, ConfigError> {
     let all = layers.all.as_ref().filter(|given| given.value);
     let (option, source) = match (all, &layers.pid) {
         (Some(all), None) => ("all", &all.source),
@@ -54,33 +63,30 @@ pub(super) fn watching(layers: &Layers, has_program: bool) -> Result<Option<Watc
             let why = "--pid is given too: it is one or the other (--filter pid=PID narrows --all)";
             return Err(refused("all", "true", &all.source, why));
         }
-        (None, None) => return no_watching(layers),
+        (None, None) => return no_watching(layers).map(|()| Running::default()),
     };
     let attached = layers.pid.as_ref().map(process).transpose()?;
     if has_program {
         let value = layers.pid.as_ref().map_or("true", |given| &given.value);
         return Err(refused(option, value, source, "a PROGRAM is given too: it is one or the other"));
     }
-    for (option, value, source) in layers.given() {
-        let why = match (option, value.as_str()) {
-            ("backend", _) => match choice::<BackendChoice>("backend", layers.backend.as_ref())? {
-                BackendChoice::Auto | BackendChoice::Ebpf => continue,
-                _ => "to watch what runs already, accepted: auto, ebpf",
-            },
-            ("on_leak", "log") | ("stack", "auto" | "never") | ("dns", "judge") => continue,
-            ("on_leak", _) => {
-                "what runs already is only watched: it has sockets that no rule was asked about; accepted: log"
-            }
-            ("stack", _) => "what runs already gives no stacks yet; accepted: never",
-            ("dns", _) => "with --all and --pid accepted: judge",
-            ("leak_exit_code", _) if attached.is_some() => continue,
-            (option, _) if option.starts_with("capture") => {
-                "with --all and --pid no payloads are captured: run a PROGRAM"
-            }
-            (option, _) if WITHOUT_MEANING.contains(&option) => "it has no meaning with --all and --pid",
-            _ => continue,
+    let backend: BackendChoice = choice("backend", layers.backend.as_ref())?;
+    let is = |given: &Option<Given<String>>, value: &str| given.as_ref().is_some_and(|given| given.value == value);
+    let acts = layers.on_leak.is_some() && !is(&layers.on_leak, "log");
+    let narrows = layers.calls.is_some() || layers.filter.is_some();
+    let judges = attached.is_some()
+        && match backend {
+            BackendChoice::Ptrace => true,
+            BackendChoice::Auto => acts || is(&layers.stack, "always"),
+            _ => false,
         };
-        return Err(refused(option, &value, source, why));
+    for (option, value, source) in layers.given() {
+        if let Some(why) = why_not(option, &value, backend, attached.is_some(), judges) {
+            return Err(refused(option, &value, source, why));
+        }
+    }
+    if judges {
+        return Ok(Running { watching: None, attach: attached });
     }
     let (calls, states) = calls(layers.calls.as_ref())?;
     let mut watching = Watching {
@@ -104,11 +110,46 @@ pub(super) fn watching(layers: &Layers, has_program: bool) -> Result<Option<Watc
             watching.addresses = Some(rules);
         }
     }
-    Ok(Some(watching))
+    let attach = attached.filter(|_| backend == BackendChoice::Auto && !narrows);
+    Ok(Running { watching: Some(watching), attach })
+}
+
+/// Why an option isn't accepted for what runs already. `judges`: what it does is judged before it is done.
+fn why_not(option: &str, value: &str, backend: BackendChoice, pid: bool, judges: bool) -> Option<&'static str> {
+    Some(match (option, value) {
+        ("backend", _) => match backend {
+            BackendChoice::Auto | BackendChoice::Ebpf => return None,
+            BackendChoice::Ptrace if judges => return None,
+            BackendChoice::Ptrace => "to watch the machine, accepted: auto, ebpf",
+            BackendChoice::Seccomp => {
+                "it can't be had for what runs already; accepted: auto, ebpf, with --pid ptrace"
+            }
+        },
+        ("on_leak", "log") | ("stack", "auto" | "never") | ("dns", "judge") => return None,
+        ("on_leak", "redirect") if judges => {
+            "connections by way of sockstrace would end when it lets go; accepted: log, block, kill, kill-tree, core"
+        }
+        ("on_leak" | "stack" | "block_errno" | "leak_exit_code", _) if judges => return None,
+        ("on_leak", _) => {
+            "what runs already is only watched: it has sockets that no rule was asked about; accepted: log (with \
+             --pid the ptrace backend can do more)"
+        }
+        ("stack", _) => {
+            "what is only watched gives no stacks yet; accepted: never (--pid with the ptrace backend does)"
+        }
+        ("dns", _) => "with --all and --pid accepted: judge",
+        ("leak_exit_code", _) if pid => return None,
+        ("calls" | "filter", _) if judges => "it is for what is only watched: --backend ebpf, --on-leak log",
+        (option, _) if option.starts_with("capture") => {
+            "with --all and --pid no payloads are captured: run a PROGRAM"
+        }
+        (option, _) if WITHOUT_MEANING.contains(&option) => "it has no meaning with --all and --pid",
+        _ => return None,
+    })
 }
 
 /// Without `--all` and `--pid`.
-fn no_watching(layers: &Layers) -> Result<Option<Watching>, ConfigError> {
+fn no_watching(layers: &Layers) -> Result<(), ConfigError> {
     for (option, source) in [
         ("calls", layers.calls.as_ref().map(|given| &given.source)),
         ("filter", layers.filter.as_ref().map(|given| &given.source)),
@@ -117,7 +158,7 @@ fn no_watching(layers: &Layers) -> Result<Option<Watching>, ConfigError> {
             return Err(ConfigError(format!("--{option} ({source}) is for --all and --pid alone")));
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// The process of `--pid`.

@@ -265,6 +265,7 @@ fn a_process_is_attached_to() {
     };
     let none = Options::default;
     let config = load_pid("77", none()).unwrap();
+    let attach = config.attach;
     let scope = config.watching.unwrap().scope;
     assert_eq!((config.on_leak, config.trace, scope.attaches), (OnLeak::Log, Trace::Leaks, true));
     assert_eq!(scope.filters.trees, [nix::unistd::Pid::from_raw(77)]);
@@ -273,6 +274,18 @@ fn a_process_is_attached_to() {
         assert!(load_pid(pid, none()).unwrap_err().to_string().contains("a process id"), "{pid}");
     }
     assert!(load_pid("1", Options { all: Some(true), ..none() }).unwrap_err().to_string().contains("--pid"));
-    assert!(load_pid("1", Options { on_leak: Some("kill".into()), ..none() }).is_err());
+    assert_eq!(attach, Some(nix::unistd::Pid::from_raw(77)));
+    let with =
+        |backend: &str, options: Options| load_pid("1", Options { backend: Some(backend.into()), ..options });
+    assert!(with("ebpf", none()).unwrap().attach.is_none());
+    let judged = with("ptrace", none()).unwrap();
+    assert!(judged.watching.is_none() && judged.attach.is_some() && judged.on_leak == OnLeak::Log);
+    for backend in ["auto", "ptrace"] {
+        let kills = with(backend, Options { on_leak: Some("kill".into()), ..none() }).unwrap();
+        assert!(kills.watching.is_none() && kills.attach.is_some() && kills.on_leak == OnLeak::Kill);
+        assert!(with(backend, Options { on_leak: Some("redirect".into()), ..none() }).is_err());
+    }
+    assert!(with("ebpf", Options { on_leak: Some("kill".into()), ..none() }).is_err());
+    assert!(with("ptrace", Options { calls: Some(vec!["connect".into()]), ..none() }).is_err());
     assert!(load_pid("1", Options { leak_exit_code: Some("3".into()), ..none() }).is_ok());
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows which backend stopped the call, what makes a leak, or how events are written.
 
+mod attached;
 mod calls;
 mod captured;
 mod datagrams;
@@ -41,7 +42,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::observed::Observation;
 use sockstrace_backend::{
-    Capabilities, Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc,
+    Attached, Capabilities, Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc,
 };
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -354,6 +355,14 @@ impl Handler for Pipeline {
 
     fn observed(&self, observation: Observation) {
         self.observe(observation);
+    }
+
+    fn attached(&self, attached: &Attached) {
+        self.on_attached(attached);
+    }
+
+    fn let_go(&self) {
+        self.watcher.interrupt_all();
     }
 
     fn program_ended(&self, ended: Ended) {

@@ -1,5 +1,6 @@
 //! What a watching backend reports: judged by the same policy as what others hold up, and recorded.
 
+use super::attached;
 use super::calls::named_destination;
 use crate::config::{Config, Trace, Watching};
 use crate::event::{
@@ -153,43 +154,18 @@ impl Witness {
 
     /// A socket of who is attached to: shown whatever is traced, as nothing else will tell of it.
     fn existing(&self, socket: &ExistingSocket) {
-        let name = socket.name.as_ref().map(|bytes| Sockaddr::from_bytes(bytes).address());
-        let (local, peer) = (socket.local.map(Address::Internet), socket.peer.map(Address::Internet));
-        let shown = peer.clone().or_else(|| local.clone()).or(name);
-        if !self.is_wanted(&[local.clone(), shown.clone()].into_iter().flatten().collect::<Vec<_>>()) {
+        let shown = attached::shown(socket);
+        let local = socket.local.map(Address::Internet);
+        if !self.is_wanted(&[local, shown].into_iter().flatten().collect::<Vec<_>>()) {
             return;
         }
-        let kind = socket_kind(socket.socket);
-        let operation = match (peer, local) {
-            (Some(peer), _) => Operation::Inherit { peer },
-            (None, Some(local)) if socket.listens => Operation::Listen { local },
-            // Raw and packet sockets need no peer.
-            _ => Operation::Open,
-        };
-        let verdict = self.config.policy.judge(&operation, Some(&kind));
         let mut state = self.state.borrow_mut();
-        state.judged = state.judged.saturating_add(1);
-        state.leaks = state.leaks.saturating_add(u64::from(verdict.is_leak()));
-        state.processes.insert(socket.actor.pid);
         let who = self.who(&mut state, &socket.actor);
+        let call = attached::call_of(&self.config.policy, socket, who);
+        state.judged = state.judged.saturating_add(1);
+        state.leaks = state.leaks.saturating_add(u64::from(call.class.is_some()));
+        state.processes.insert(socket.actor.pid);
         drop(state);
-        let call = Call {
-            who,
-            syscall: "attach",
-            abi: sockstrace_backend::arch::ABIS.first().map_or("", |abi| abi.name()),
-            via: None,
-            fd: Some(socket.fd),
-            socket: Some(Socket::from(&kind)),
-            address: shown.as_ref().and_then(event::address),
-            returned: None,
-            errno: None,
-            verdict: if verdict.is_leak() { Judgement::Leak } else { Judgement::Allowed },
-            class: verdict.leak,
-            action: Action::Continue,
-            reason: Cow::Owned(format!("it was there already: {}", verdict.reason)),
-            rule: verdict.rule.map(ToOwned::to_owned),
-            stack: None,
-        };
         self.recorder.write(Event::at(socket.time, Body::Syscall(call)).into());
     }
 

@@ -20,6 +20,7 @@ mod table;
 mod text;
 mod view;
 
+use crate::attach;
 use crate::cli::FAILURE;
 use crate::config::Config;
 use crate::output::feed::Feed;
@@ -122,7 +123,9 @@ fn try_run(config: Config, inherited: Inherited) -> Result<u8, String> {
 }
 
 fn supervise(config: Config, inherited: Inherited, feed: Feed) -> u8 {
-    if config.watching.is_some() {
+    if let Some(pid) = config.attach {
+        attach::attach(config, pid, Some(feed))
+    } else if config.watching.is_some() {
         watch::watch_shown(config, Some(feed))
     } else {
         run_shown(config, inherited, feed)

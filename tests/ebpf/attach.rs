@@ -133,9 +133,9 @@ fn refusals() {
     let cases: [(&[&str], &str); 5] = [
         (&["--pid=2147483647"], "there is no process"),
         (&["--pid=nobody"], "a process id"),
-        (&["--pid", &own, "--on-leak=block"], "accepted: log"),
+        (&["--pid", &own, "--backend=ebpf", "--on-leak=block"], "accepted: log"),
         (&["--pid", &own, "--backend=seccomp"], "accepted: auto, ebpf"),
-        (&["--pid", &own, "--stack=always"], "accepted: never"),
+        (&["--pid", &own, "--backend=ebpf", "--stack=always"], "accepted: never"),
     ];
     for (options, why) in cases {
         let output = Command::new(sockstrace()).args(options).output().unwrap();

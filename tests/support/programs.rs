@@ -20,6 +20,10 @@ pub struct Programs {
     pub vectors32: Option<PathBuf>,
     /// Leaks whose traces are taken.
     pub traces: PathBuf,
+    /// What is attached to, and checks itself.
+    pub attached: PathBuf,
+    /// The same for i386.
+    pub attached32: Option<PathBuf>,
     /// Harmless traffic.
     pub quiet: PathBuf,
     /// Every way of asking a resolver.
@@ -67,6 +71,8 @@ pub fn programs() -> &'static Programs {
             vectors_static: build("vectors-static", &vectors, &["-mno-red-zone", "-static"]),
             vectors32: can_do_narrow.then(|| build("vectors32", &vectors, &narrow)),
             traces: build("traces", &[sources.join("traces.c")], &[]),
+            attached: build("attached", &[sources.join("attached.c")], &[]),
+            attached32: can_do_narrow.then(|| build("attached32", &[sources.join("attached.c")], &narrow)),
             quiet: build("quiet", &[sources.join("quiet.c"), sources.join("vectors/common.c")], &[]),
             dns: build("dns-client", &[sources.join("dns/client.c")], &[]),
             dns32: can_do_narrow.then(|| build("dns-client32", &[sources.join("dns/client.c")], &narrow)),

@@ -299,6 +299,15 @@ pub enum ProcessEvent {
     },
 }
 
+/// Who was attached to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The processes, the one that was named first.
+    pub processes: Vec<Pid>,
+    /// What can't be seen of them, in words for a person.
+    pub limits: Vec<String>,
+}
+
 /// The judge of intercepted calls. Shared by all threads of a backend.
 pub trait Handler: Send + Sync {
     /// Judges one call and, where asked to, performs it.
@@ -333,6 +342,13 @@ pub trait Handler: Send + Sync {
 
     /// Something that was judged in the kernel, and has ended ([`Plan::hooks`]).
     fn observed(&self, _: Observation) {}
+
+    /// Who was attached to is held still, before anything of it is judged. Only from [`Backend::attach`].
+    fn attached(&self, _: &Attached) {}
+
+    /// The backend lets all threads go: what blocks in the place of one is to return as if a signal had come
+    /// for it.
+    fn let_go(&self) {}
 
     /// PROGRAM itself has ended; descendants of it may go on.
     fn program_ended(&self, _ended: Ended) {}
@@ -397,6 +413,16 @@ pub trait Backend: Send + Sync {
     /// Runs a program to its end (and, with [`Leftover::Wait`], to its last descendant's end), asking
     /// `handler` for each trapped call.
     fn run(&self, command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<Ended, BackendError>;
+
+    /// Judges what a running process, its descendants and their threads do from now on, until the last of them
+    /// has ended, or a signal (SIGINT, SIGTERM, SIGHUP) ends that: they go on then as if nothing had been. To
+    /// be called before threads are started that don't block these signals.
+    ///
+    /// # Errors
+    /// Where it can't ([`Capabilities::attach`]), or that process can't be attached to.
+    fn attach(&self, _pid: Pid, _: &Plan, _: Arc<dyn Handler>) -> Result<(), BackendError> {
+        Err(BackendError::Unavailable(format!("the {} backend can't attach to running processes", self.name())))
+    }
 
     /// Watches processes that it did not start until a signal (SIGINT, SIGTERM, SIGHUP) ends that.
     ///

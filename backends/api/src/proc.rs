@@ -14,6 +14,8 @@ pub struct Status {
     pub tgid: i32,
     /// `PPid`: its parent.
     pub parent: i32,
+    /// `TracerPid`: the thread that traces it, 0 for none.
+    pub tracer: i32,
     /// `State`: `R`, `S`, `D`, `T`, `t`, `Z`, `X`.
     pub state: u8,
     /// `Threads`: how many threads the process has.
@@ -58,6 +60,7 @@ impl Status {
             match key {
                 "Tgid" => status.tgid = value.parse().unwrap_or(0),
                 "PPid" => status.parent = value.parse().unwrap_or(0),
+                "TracerPid" => status.tracer = value.parse().unwrap_or(0),
                 "State" => status.state = value.bytes().next().unwrap_or(b'?'),
                 "Threads" => status.threads = value.parse().unwrap_or(0),
                 "Uid" => status.uid = four(value),
@@ -151,6 +154,35 @@ fn stat_fields(pid: Pid) -> Option<String> {
     // The name stands in parentheses and may hold anything, parentheses too.
     let after_name = stat.iter().rposition(|&byte| byte == b')')?.checked_add(1)?;
     str::from_utf8(stat.get(after_name..)?).ok().map(ToOwned::to_owned)
+}
+
+/// Whether it is a thread of the kernel's own.
+#[must_use]
+pub fn is_of_kernel(pid: Pid) -> bool {
+    const PF_KTHREAD: u64 = 0x0020_0000; // include/linux/sched.h
+    // flags is field 9 of proc_pid_stat(5).
+    let flags = stat_fields(pid).and_then(|fields| fields.split_ascii_whitespace().nth(6)?.parse().ok());
+    flags.is_some_and(|flags: u64| flags & PF_KTHREAD != 0)
+}
+
+/// The descriptors of a process's io_urings. One that is gone has none.
+#[must_use]
+pub fn rings(pid: Pid) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let is_ring =
+        |path: PathBuf| fs::read_link(path).is_ok_and(|target| target.as_os_str() == "anon_inode:[io_uring]");
+    let numbers = entries.flatten().filter(|entry| is_ring(entry.path()));
+    numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The threads of a process.
+///
+/// # Errors
+/// ESRCH where it is gone.
+pub fn threads(pid: Pid) -> Result<Vec<Pid>, Errno> {
+    let directory = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| gone(&error))?;
+    let ids = directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(ids.map(Pid::from_raw).collect())
 }
 
 /// Parent, state and id of every process, from one pass over /proc.

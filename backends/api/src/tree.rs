@@ -1,7 +1,8 @@
 //! The tree of traced processes: all descendants of this process, daemons included.
 //!
 //! The supervisor is a child subreaper (`PR_SET_CHILD_SUBREAPER`, prctl(2)): a descendant whose parent
-//! ends is reparented to us, so that none leaves the tree. Everything below us is PROGRAM's.
+//! ends is reparented to us, so that none leaves the tree. Everything below us is PROGRAM's. Processes that were
+//! attached to belong to it too, wherever they stand: see [`join`].
 
 use crate::proc::{self, Entry};
 use nix::errno::Errno;
@@ -9,7 +10,29 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// Processes that were attached to.
+static ATTACHED: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+fn attached() -> MutexGuard<'static, Vec<i32>> {
+    ATTACHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process that was attached to, or was born to such a one, is one of the tree until it leaves: [`leave`].
+pub fn join(pid: Pid) {
+    attached().push(pid.as_raw());
+}
+
+/// The process has ended, or was let go.
+pub fn leave(pid: Pid) {
+    attached().retain(|attached| *attached != pid.as_raw());
+}
+
+fn is_attached(pid: Pid) -> bool {
+    attached().contains(&pid.as_raw())
+}
 
 /// Makes orphans of the tree ours.
 pub fn become_subreaper() -> Result<(), Errno> {
@@ -24,17 +47,23 @@ pub fn set_apart(child: Pid) {
     OWN.store(child.as_raw(), Ordering::SeqCst);
 }
 
-/// The living descendants of this process.
+/// The living processes of the tree.
 #[must_use]
 pub fn descendants() -> Vec<Pid> {
-    let mut all = descendants_in(&proc::all_processes(), Pid::this());
-    all.retain(|pid| pid.as_raw() != OWN.load(Ordering::SeqCst));
-    all
+    let all = proc::all_processes();
+    let mut tree = descendants_in(&all, Pid::this());
+    let attached = attached();
+    tree.extend(all.iter().filter(|it| attached.contains(&it.pid.as_raw()) && !it.has_ended()).map(|it| it.pid));
+    tree.retain(|pid| pid.as_raw() != OWN.load(Ordering::SeqCst));
+    tree
 }
 
-/// Whether `pid` is a living descendant of this process.
+/// Whether `pid` is a living process of the tree.
 #[must_use]
 pub fn is_within(pid: Pid) -> bool {
+    if is_attached(pid) {
+        return true;
+    }
     let me = Pid::this();
     if pid.as_raw() == OWN.load(Ordering::SeqCst) {
         return false;
@@ -68,7 +97,7 @@ fn descendants_in(all: &[Entry], root: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// Sends SIGKILL to every living descendant of this process; `false` where there was none. A fork that goes
+/// Sends SIGKILL to every living process of the tree; `false` where there was none. A fork that goes
 /// on meanwhile may leave new ones.
 pub fn kill_round() -> bool {
     let alive = descendants();
@@ -83,7 +112,7 @@ pub fn kill_round() -> bool {
     !alive.is_empty()
 }
 
-/// Ends every descendant of this process, those included that are forked meanwhile, and returns when none
+/// Ends every process of the tree, those included that are forked meanwhile, and returns when none
 /// is left alive. Does not reap them: whoever waits for children does, on another thread.
 pub fn kill_descendants() {
     let mut pause = Duration::from_micros(200);

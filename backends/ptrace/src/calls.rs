@@ -41,7 +41,9 @@ impl Tracer {
             Wanted::Clone => self.make_clone_traced(tid, frame),
             Wanted::Clone3 => self.make_clone3_traced(tid, frame),
             // As it is where a supervisor listens already.
-            Wanted::Listener => self.refuse(tid, Errno::EBUSY),
+            Wanted::Listener if self.attached.is_none() => self.refuse(tid, Errno::EBUSY),
+            // It comes after our stops.
+            Wanted::Listener => self.resume(tid, 0),
         }
     }
 
@@ -234,7 +236,7 @@ impl Tracer {
     /// clone3(2): the flags are in memory. Another thread may set the flag behind our back: the child is then
     /// not traced, and its trapped calls fail with ENOSYS.
     fn make_clone3_traced(&mut self, tid: Pid, frame: Frame) {
-        if self.mode == Mode::FullStop {
+        if self.mode == Mode::FullStop && self.attached.is_none() {
             // Nothing would trap that child's calls. Programs take it for an older kernel, and use clone(2).
             return self.refuse(tid, Errno::ENOSYS);
         }
@@ -270,10 +272,9 @@ impl Tracer {
     }
 
     /// At the entry to or the exit from a call.
-    pub(crate) fn on_syscall(&mut self, tid: Pid) {
-        let place = control::place(tid);
-        match self.check(tid, place) {
-            Some(Place::Entry(frame)) => {
+    pub(crate) fn on_syscall(&mut self, tid: Pid, place: Place) {
+        match place {
+            Place::Entry(frame) => {
                 self.look_at_entry(tid, &frame);
                 if self.mode == Mode::FullStop {
                     self.on_entry(tid, frame);
@@ -281,10 +282,9 @@ impl Tracer {
                     self.resume(tid, 0);
                 }
             }
-            Some(Place::Exit { ip, sp, value }) => self.at_exit(tid, ip, sp, value),
-            Some(Place::Foreign) => self.refuse(tid, Errno::ENOSYS),
-            Some(_) => self.resume(tid, 0),
-            None => {}
+            Place::Exit { ip, sp, value } => self.at_exit(tid, ip, sp, value),
+            Place::Foreign => self.refuse(tid, Errno::ENOSYS),
+            Place::Seccomp(_) | Place::Elsewhere => self.resume(tid, 0),
         }
     }
 
@@ -300,6 +300,7 @@ impl Tracer {
     }
 
     fn at_exit(&mut self, tid: Pid, ip: u64, sp: u64, value: i64) {
+        let value = self.hide_interruption(tid, value);
         let Some(thread) = self.threads.get(tid) else { return };
         match std::mem::take(&mut thread.phase) {
             Phase::Leaving(AtExit::Observe(call, frame)) => {

@@ -99,9 +99,9 @@ pub fn interrupt(tid: Pid) -> Result<(), Errno> {
     ptrace::interrupt(tid)
 }
 
-/// Lets a stopped tracee go for good.
-pub fn detach(tid: Pid) -> Result<(), Errno> {
-    request_with(libc::PTRACE_DETACH, tid, 0)
+/// Lets a stopped tracee go for good, with a signal (0: none).
+pub fn detach(tid: Pid, signal: i32) -> Result<(), Errno> {
+    request_with(libc::PTRACE_DETACH, tid, signal)
 }
 
 fn request_with(request: libc::c_uint, tid: Pid, data: i32) -> Result<(), Errno> {
@@ -117,13 +117,7 @@ pub fn message(tid: Pid) -> Result<i32, Errno> {
 
 /// Where in a system call a tracee stands (Linux 5.3).
 pub fn place(tid: Pid) -> Result<Place, Errno> {
-    let mut info = MaybeUninit::<libc::ptrace_syscall_info>::zeroed();
-    let size = size_of::<libc::ptrace_syscall_info>();
-    // SAFETY: the kernel writes at most `size` bytes to memory of that size.
-    let result = unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, tid.as_raw(), size, info.as_mut_ptr()) };
-    Errno::result(result)?;
-    // SAFETY: all of it is integers, zeroed before the kernel filled it in.
-    let info = unsafe { info.assume_init() };
+    let info = syscall_info(tid)?;
     // SAFETY: `op` says which member the kernel has filled in; the others are integers as well.
     let (number, args, value) = unsafe {
         match info.op {
@@ -141,6 +135,21 @@ pub fn place(tid: Pid) -> Result<Place, Errno> {
     let args = if abi == Abi::I386 { args.map(|arg| arg & 0xFFFF_FFFF) } else { args };
     let frame = Frame { abi, number: number as i32, args, ip, sp };
     Ok(if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY { Place::Entry(frame) } else { Place::Seccomp(frame) })
+}
+
+/// The interface of the call that a tracee is in, if it is in one; of its processor mode else.
+pub fn abi(tid: Pid) -> Result<Option<Abi>, Errno> {
+    syscall_info(tid).map(|info| Abi::from_audit_arch(info.arch))
+}
+
+fn syscall_info(tid: Pid) -> Result<libc::ptrace_syscall_info, Errno> {
+    let mut info = MaybeUninit::<libc::ptrace_syscall_info>::zeroed();
+    let size = size_of::<libc::ptrace_syscall_info>();
+    // SAFETY: the kernel writes at most `size` bytes to memory of that size.
+    let result = unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, tid.as_raw(), size, info.as_mut_ptr()) };
+    Errno::result(result)?;
+    // SAFETY: all of it is integers, zeroed before the kernel filled it in.
+    Ok(unsafe { info.assume_init() })
 }
 
 /// All general registers of a stopped tracee.

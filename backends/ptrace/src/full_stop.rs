@@ -42,7 +42,9 @@ impl Tracer {
         }
         let Some(wanted) = self.selector.select(&frame) else { return self.resume(tid, 0) };
         self.settle(tid);
-        match harmless(wanted, frame.abi).filter(|_| has_filters(tid)) {
+        // What an attached process asks for besides isn't refused.
+        let refusable = self.attached.is_none() || matches!(wanted, Wanted::Judge(_));
+        match harmless(wanted, frame.abi).filter(|_| refusable && has_filters(tid)) {
             Some(how) => self.make_harmless(tid, wanted, frame, how),
             None => self.on_wanted(tid, frame, wanted),
         }

@@ -14,7 +14,8 @@
 //! - **Job control.** Tracees are seized: group-stops are listened to, SIGCONT ends them, signals pass
 //!   unchanged, with their siginfo.
 //! - **It fails closed.** When the tracer dies, `PTRACE_O_EXITKILL` ends the tree; a request that fails in
-//!   an unforeseen way ends the process that it was for.
+//!   an unforeseen way ends the process that it was for. Not so for processes that were attached to, which ran
+//!   before us and go on after us: see the module `attached`.
 //!
 //! # Limits
 //!
@@ -34,6 +35,7 @@
 //! - aarch64 is written but was neither compiled nor run yet.
 
 mod arch;
+mod attached;
 mod calls;
 mod control;
 mod frame;
@@ -50,6 +52,7 @@ mod worker;
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::unistd::Pid;
 use sockstrace_backend::filter::{Filter, Interception, is_of_start};
 use sockstrace_backend::job::Supervision;
 use sockstrace_backend::launch::{self, Waiting};
@@ -96,7 +99,7 @@ impl Backend for PtraceBackend {
             refuse: true,
             perform: true,
             observes_results: true,
-            attach: false,
+            attach: true,
             reports_processes: true,
             looks: true,
             hooks: false,
@@ -122,6 +125,10 @@ impl Backend for PtraceBackend {
         let started = waiting.exec_without_waiting()?;
         supervision.forward_to(started.pid()).map_err(doing("opening the program's pidfd"))?;
         Tracer::new(plan, mode, handler, workers, supervision, started).run()
+    }
+
+    fn attach(&self, pid: Pid, plan: &Plan, handler: Arc<dyn Handler>) -> Result<(), BackendError> {
+        attached::attach(pid, plan, handler)
     }
 }
 

@@ -39,7 +39,12 @@ fn scope() -> Finding {
     let (works, detail) = match (text.trim(), may_always) {
         ("", _) => (Some(true), "no Yama on this kernel: own processes may be traced".to_owned()),
         ("0", _) => (Some(true), "0: own processes may be traced".into()),
-        ("1", _) => (Some(true), "1: own descendants may be traced, which is enough to run a program".into()),
+        ("1", true) => {
+            (Some(true), "1: other processes than descendants only with CAP_SYS_PTRACE, which this user has".into())
+        }
+        ("1", false) => {
+            (Some(true), "1: own descendants may be traced, which is enough to run a program, not for --pid".into())
+        }
         ("2", true) => (Some(true), "2: only with CAP_SYS_PTRACE, which this user has".into()),
         ("2", false) => (Some(false), format!("2: only with CAP_SYS_PTRACE: run as root, or write 1 to {PATH}")),
         (other, _) => {

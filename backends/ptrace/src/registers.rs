@@ -8,6 +8,9 @@ use sockstrace_backend::Abi;
 /// The kernel's `ERESTARTSYS`.
 const ERESTARTSYS: i64 = 512;
 
+/// The kernel's `ERESTARTNOHAND`.
+const ERESTARTNOHAND: i64 = 514;
+
 /// A copy of a tracee's registers; [`Registers::store`] puts it back.
 ///
 /// i386 tracees have them in the 64-bit layout too.
@@ -44,6 +47,17 @@ impl Registers {
         arch::set_number(self.tid, &mut self.values, number)?;
         arch::set_result(&mut self.values, -ERESTARTSYS);
         Ok(())
+    }
+
+    /// The number and the result of the call that the thread is coming out of; `None` where it is in none.
+    pub fn ending_call(&self, abi: Abi) -> Option<(i32, i64)> {
+        arch::ending_call(&self.values, abi)
+    }
+
+    /// The call that is coming to its end was interrupted: where a handler runs it fails with EINTR, else it is
+    /// made again, as if nothing had been (`ERESTARTNOHAND`).
+    pub fn set_interrupted_unseen(&mut self) {
+        arch::set_result(&mut self.values, -ERESTARTNOHAND);
     }
 
     /// At a call's exit: call number `number` is made instead of going on.

@@ -18,6 +18,41 @@ pub struct Thread {
     pub again: Option<Again>,
     /// It is in a group-stop.
     pub stopped: bool,
+    /// Where it is, of those that were attached to.
+    pub whereabouts: Whereabouts,
+    /// It was told to trap, and hasn't yet.
+    pub told: bool,
+}
+
+impl Thread {
+    /// Whether something must be done to it before it can be let go: it would see that we were there.
+    pub fn is_owed(&self) -> bool {
+        match &self.phase {
+            Phase::Leaving(AtExit::Observe(..)) | Phase::Running | Phase::Interrupted { .. } => {
+                matches!(&self.again, Some(Again { at_exit: Some(AtExit::Restore(..)), .. }))
+            }
+            Phase::Judged { .. } | Phase::Held { .. } | Phase::Leaving(_) => true,
+        }
+    }
+
+    /// Whether our end would do it no harm where it is.
+    pub fn can_go(&self) -> bool {
+        !self.is_owed() && (self.stopped || matches!(self.whereabouts, Whereabouts::InCall | Whereabouts::Kept))
+    }
+}
+
+/// Where a thread is whose calls all stop.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Anywhere.
+    #[default]
+    AtLarge,
+    /// In a call, at whose exit it will stop, or would be made to make it again.
+    InCall,
+    /// In a call that fails when it is interrupted, instead of being made again.
+    InFragileCall,
+    /// In a stop in which it stays until the end of the tracing thread.
+    Kept,
 }
 
 /// What a thread is doing.
@@ -145,7 +180,17 @@ impl Threads {
 
     /// Adds a thread; whether its process is new with it.
     pub fn add(&mut self, tid: Pid, pid: Pid) -> bool {
-        self.threads.insert(tid.as_raw(), Thread { pid, phase: Phase::Running, again: None, stopped: false });
+        self.threads.insert(
+            tid.as_raw(),
+            Thread {
+                pid,
+                phase: Phase::Running,
+                again: None,
+                stopped: false,
+                whereabouts: Whereabouts::AtLarge,
+                told: false,
+            },
+        );
         let process = self.processes.entry(pid.as_raw()).or_default();
         process.threads.insert(tid.as_raw());
         let is_new = tid == pid && !process.reported;
@@ -167,6 +212,26 @@ impl Threads {
         let reported = process.reported;
         self.processes.remove(&thread.pid.as_raw());
         Some((thread, reported))
+    }
+
+    /// All threads.
+    pub fn all(&self) -> Vec<Pid> {
+        self.threads.keys().map(|tid| Pid::from_raw(*tid)).collect()
+    }
+
+    /// Whether all can be let go: see [`Thread::can_go`].
+    pub fn all_can_go(&self) -> bool {
+        self.threads.values().all(Thread::can_go)
+    }
+
+    /// Those that can't be let go before they trap, and weren't told to; but for those of which something else is
+    /// to be waited for.
+    pub fn untold(&self, whereabouts: Whereabouts) -> Vec<Pid> {
+        let is_untold = |thread: &Thread| {
+            thread.whereabouts == whereabouts && !thread.told && !thread.stopped && !thread.is_owed()
+        };
+        let untold = self.threads.iter().filter(|(_, thread)| is_untold(thread));
+        untold.map(|(tid, _)| Pid::from_raw(*tid)).collect()
     }
 
     /// All processes.

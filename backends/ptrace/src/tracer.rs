@@ -2,7 +2,9 @@
 //!
 //! All ptrace requests come from the thread that runs it, as the kernel wants.
 
+use crate::attached::Attachment;
 use crate::control::{self, Resume};
+use crate::registers::Registers;
 use crate::select::Selector;
 use crate::stops::{self, Change};
 use crate::threads::{AtExit, Phase, Thread, Threads};
@@ -26,17 +28,25 @@ pub fn options_before_exec() -> Options {
 }
 
 fn options(mode: Mode) -> Options {
-    let common = options_before_exec()
-        | Options::PTRACE_O_TRACECLONE
-        | Options::PTRACE_O_TRACEFORK
-        | Options::PTRACE_O_TRACEVFORK
-        | Options::PTRACE_O_TRACEEXIT;
+    let common = options_before_exec() | births_and_ends();
     match mode {
         Mode::Filtered => common | Options::PTRACE_O_TRACESECCOMP,
         // Without the option, calls that a filter of the program's own wants traced fail with ENOSYS, as
         // they would without us.
         Mode::FullStop => common,
     }
+}
+
+/// For what ran before us: our end isn't its own.
+pub fn options_attached() -> Options {
+    births_and_ends() | Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACESYSGOOD
+}
+
+fn births_and_ends() -> Options {
+    Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACEEXIT
 }
 
 /// How many stops of the same tracees may be served while others wait: looking for those costs a system call.
@@ -63,19 +73,24 @@ pub struct Tracer {
     pub(crate) last_id: u64,
     /// Tracees that were seen before the event that announces them.
     unannounced: HashSet<i32>,
-    supervision: Supervision,
+    /// Where we have started PROGRAM.
+    supervision: Option<Supervision>,
     leftover: Leftover,
+    /// 0 where none was started.
     program: Pid,
     /// Until PROGRAM is executed.
     started: Option<Started>,
     ended: Option<Ended>,
-    failure: Option<BackendError>,
+    pub(crate) failure: Option<BackendError>,
+    /// Where processes are traced that ran before us.
+    pub(crate) attached: Option<Attachment>,
     /// The signal of a group-stop of PROGRAM's, in which we are to follow when it is complete: what a shell
     /// would be told then.
     follow: Option<i32>,
     /// Whatever is left is to end: new tracees too.
     killing: bool,
     killer: Option<JoinHandle<()>>,
+    rounds: u32,
 }
 
 impl Tracer {
@@ -90,6 +105,19 @@ impl Tracer {
     ) -> Self {
         let program = started.pid();
         let mut tracer = Self {
+            supervision: Some(supervision),
+            program,
+            started: Some(started),
+            ..Self::of_nobody(plan, mode, handler, workers)
+        };
+        tracer.threads.add(program, program);
+        tracer.handler.process(ProcessEvent::Born { pid: program, parent: Pid::this() });
+        tracer
+    }
+
+    /// A tracer that has no tracees yet.
+    pub(crate) fn of_nobody(plan: &Plan, mode: Mode, handler: Arc<dyn Handler>, workers: Workers) -> Self {
+        Self {
             handler,
             selector: Selector::new(&plan.traps),
             mode,
@@ -99,29 +127,26 @@ impl Tracer {
             observe: plan.observe_results,
             last_id: 0,
             unannounced: HashSet::new(),
-            supervision,
+            supervision: None,
             leftover: plan.leftover,
-            program,
-            started: Some(started),
+            program: Pid::from_raw(0),
+            started: None,
             ended: None,
             failure: None,
+            attached: None,
             follow: None,
             killing: false,
             killer: None,
-        };
-        tracer.threads.add(program, program);
-        tracer.handler.process(ProcessEvent::Born { pid: program, parent: Pid::this() });
-        tracer
+            rounds: 0,
+        }
     }
 
     /// Runs until no tracee and no child is left.
     pub fn run(mut self) -> Result<Ended, BackendError> {
-        let (mut changes, mut round) = (Vec::new(), 0_u32);
+        let mut changes = Vec::new();
         loop {
-            self.carry_out_answers();
-            match control::wait() {
-                Ok(change) => changes.push(change),
-                Err(Errno::EINTR) => continue,
+            match self.serve(&mut changes) {
+                Ok(()) => {}
                 Err(Errno::ECHILD) => break,
                 Err(errno) => {
                     // Without a tracer's answers the tree hangs: end it, with ourselves unharmed.
@@ -129,21 +154,10 @@ impl Tracer {
                     return Err(BackendError::Failed("waiting for the traced program".into(), errno));
                 }
             }
-            // The kernel reports the oldest tracee first, so that one in a tight loop would leave the others
-            // without a turn: now and then take all that stopped, then serve each once.
-            round = round.wrapping_add(1);
-            while round.is_multiple_of(EVERY)
-                && self.threads.count() > 1
-                && changes.len() < 4096
-                && let Some(change) = control::poll()
+            if let Some(signal) = self.follow.take_if(|_| self.threads.all_stopped(self.program))
+                && let Some(supervision) = &self.supervision
             {
-                changes.push(change);
-            }
-            for (tid, change) in changes.drain(..) {
-                self.on_change(tid, change);
-            }
-            if let Some(signal) = self.follow.take_if(|_| self.threads.all_stopped(self.program)) {
-                self.supervision.stop_like_program(signal);
+                supervision.stop_like_program(signal);
             }
         }
         if let Some(killer) = self.killer.take() {
@@ -159,6 +173,33 @@ impl Tracer {
         }
     }
 
+    /// Waits for what happens next, and does what is due.
+    ///
+    /// # Errors
+    /// ECHILD where no tracee and no child is left.
+    pub(crate) fn serve(&mut self, changes: &mut Vec<(Pid, Change)>) -> Result<(), Errno> {
+        self.carry_out_answers();
+        match control::wait() {
+            Ok(change) => changes.push(change),
+            Err(Errno::EINTR) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+        // The kernel reports the oldest tracee first, so that one in a tight loop would leave the others
+        // without a turn: now and then take all that stopped, then serve each once.
+        self.rounds = self.rounds.wrapping_add(1);
+        while self.rounds.is_multiple_of(EVERY)
+            && self.threads.count() > 1
+            && changes.len() < 4096
+            && let Some(change) = control::poll()
+        {
+            changes.push(change);
+        }
+        for (tid, change) in changes.drain(..) {
+            self.on_change(tid, change);
+        }
+        Ok(())
+    }
+
     pub(crate) fn on_change(&mut self, tid: Pid, change: Change) {
         if let Change::Ended(ended) = change {
             return self.on_end(tid, ended);
@@ -167,21 +208,30 @@ impl Tracer {
             self.adopt(tid);
             self.unannounced.insert(tid.as_raw());
         }
-        if !matches!(change, Change::GroupStop(_))
-            && let Some(thread) = self.threads.get(tid)
-        {
-            thread.stopped = false;
+        if let Some(thread) = self.threads.get(tid) {
+            thread.told = false;
+            thread.stopped &= matches!(change, Change::GroupStop(_));
         }
         match change {
             Change::Seccomp => self.on_seccomp(tid),
-            Change::Syscall => self.on_syscall(tid),
-            Change::Signal(signal) => self.resume(tid, signal),
+            Change::Syscall => {
+                let place = control::place(tid);
+                if let Some(place) = self.check(tid, place)
+                    && !self.passes(tid, &place)
+                {
+                    self.on_syscall(tid, place);
+                }
+            }
+            Change::Signal(signal) => {
+                self.hide_interruption_at_trap(tid);
+                self.resume(tid, signal);
+            }
             Change::GroupStop(signal) => self.on_group_stop(tid, signal),
             Change::Trap => {
                 if self.process_of(tid) == Some(self.program) {
                     self.follow = None;
                 }
-                self.resume(tid, 0);
+                self.on_trap(tid);
             }
             Change::NewTask => self.on_new_task(tid),
             Change::Exec => self.on_exec(tid),
@@ -206,6 +256,7 @@ impl Tracer {
             self.threads.get(tid).map(|thread| &thread.phase),
             Some(Phase::Leaving(_) | Phase::Interrupted { .. })
         );
+        self.tell_again(tid);
         let how = if to_exit || self.mode == Mode::FullStop { Resume::Syscall } else { Resume::Continue };
         let resumed = control::resume(tid, how, signal);
         self.check(tid, resumed);
@@ -217,11 +268,23 @@ impl Tracer {
         match result {
             Ok(value) => Some(value),
             Err(Errno::ESRCH) => None,
-            Err(_) => {
-                self.end_process(tid);
+            Err(errno) => {
+                self.give_up(tid, errno);
                 None
             }
         }
+    }
+
+    fn give_up(&mut self, tid: Pid, errno: Errno) {
+        if self.attached.is_none() {
+            return self.end_process(tid);
+        }
+        // It isn't ours to end.
+        let what = format!("tracing thread {tid}, which goes on unwatched");
+        self.failure.get_or_insert(BackendError::Failed(what, errno));
+        // Where it isn't stopped either, it is let go with the rest.
+        let _: Result<(), Errno> = control::detach(tid, 0);
+        self.drop_thread(tid);
     }
 
     pub(crate) fn end_process(&mut self, tid: Pid) {
@@ -235,11 +298,14 @@ impl Tracer {
     }
 
     /// Makes a new tracee known.
-    fn adopt(&mut self, tid: Pid) {
+    pub(crate) fn adopt(&mut self, tid: Pid) {
         // Where /proc doesn't tell any more, a SIGKILL was faster.
         let status = Status::of(tid).unwrap_or(Status { tgid: tid.as_raw(), ..Status::default() });
         let pid = Pid::from_raw(status.tgid);
         if self.threads.add(tid, pid) {
+            if self.attached.is_some() {
+                tree::join(pid);
+            }
             self.handler.process(ProcessEvent::Born { pid, parent: Pid::from_raw(status.parent) });
         }
         if self.killing {
@@ -254,15 +320,32 @@ impl Tracer {
                 self.adopt(new);
             }
         }
-        // The kernel has copied the arguments: what was changed in them can be restored.
-        if let Some(thread) = self.threads.get(tid)
-            && let Phase::Leaving(AtExit::Poke { address, word }) = thread.phase
-        {
-            thread.phase = Phase::Running;
-            let restored = control::poke(tid, address, word);
-            self.check(tid, restored.or(Ok(())));
+        self.restore_arguments(tid);
+        if !self.holds(tid) {
+            self.resume(tid, 0);
         }
-        self.resume(tid, 0);
+    }
+
+    /// A task was made, so the kernel has copied the arguments: what was changed in them can be restored. A
+    /// vfork's parent comes to its call's exit late.
+    fn restore_arguments(&mut self, tid: Pid) {
+        let Some(thread) = self.threads.get(tid) else { return };
+        match &thread.phase {
+            Phase::Leaving(AtExit::Poke { address, word }) => {
+                let restored = control::poke(tid, *address, *word);
+                thread.phase = Phase::Running;
+                self.check(tid, restored.or(Ok(())));
+            }
+            Phase::Leaving(AtExit::Restore(frame, arguments, None)) => {
+                let restored = Registers::load(tid).and_then(|mut registers| {
+                    registers.set_arguments(frame.abi, **arguments, false);
+                    registers.store()
+                });
+                thread.phase = Phase::Running;
+                self.check(tid, restored);
+            }
+            _ => {}
+        }
     }
 
     /// The thread that the event is about.
@@ -313,7 +396,7 @@ impl Tracer {
         let status = control::message(tid).ok().map(stops::ended);
         self.forget(tid, status);
         // ESRCH: a second SIGKILL. It ends as our tracee then, which costs its parent a moment.
-        let _: Result<(), Errno> = control::detach(tid);
+        let _: Result<(), Errno> = control::detach(tid, 0);
     }
 
     /// A tracee or child is gone and reaped.
@@ -323,7 +406,9 @@ impl Tracer {
             return;
         }
         self.ended = Some(ended);
-        self.supervision.program_ended();
+        if let Some(supervision) = &mut self.supervision {
+            supervision.program_ended();
+        }
         if let Some(started) = self.started.take() {
             let never_ran = || BackendError::Failed("the program ended before it ran".into(), Errno::ECHILD);
             self.failure = Some(started.outcome().err().unwrap_or_else(never_ran));
@@ -350,12 +435,15 @@ impl Tracer {
 
     fn forget(&mut self, tid: Pid, ended: Option<Ended>) {
         if let Some((pid, true)) = self.drop_thread(tid) {
+            if self.attached.is_some() {
+                tree::leave(pid);
+            }
             self.handler.process(ProcessEvent::Gone { pid, ended });
         }
     }
 
     /// Drops a thread; tells its process, and whether that is gone with it.
-    fn drop_thread(&mut self, tid: Pid) -> Option<(Pid, bool)> {
+    pub(crate) fn drop_thread(&mut self, tid: Pid) -> Option<(Pid, bool)> {
         let (Thread { pid, phase, again, .. }, last) = self.threads.remove(tid)?;
         self.remotes.forget(tid);
         let again = again.and_then(|again| again.at_exit).map(Phase::Leaving);

@@ -40,6 +40,16 @@ pub fn make_again(registers: &mut Registers, number: i32) {
     registers.regs[8] = i64::from(number) as u64;
 }
 
+/// Number and result of the call that is coming to its end: not known here.
+pub fn ending_call(_: &Registers, _: Abi) -> Option<(i32, i64)> {
+    None
+}
+
+/// None are known here: the kernel has prepared the restart of a call, or not, before a tracer sees its end.
+pub fn fails_when_interrupted(_: Abi, _: i32) -> bool {
+    false
+}
+
 /// The registers that hold a call's arguments.
 pub fn arguments(registers: &Registers, _: Abi) -> [u64; 6] {
     let [x0, x1, x2, x3, x4, x5, ..] = registers.regs;

@@ -6,9 +6,13 @@ mod aarch64;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub use aarch64::{arguments, make_again, set_arguments, set_number, set_result, skip};
+pub use aarch64::{
+    arguments, ending_call, fails_when_interrupted, make_again, set_arguments, set_number, set_result, skip,
+};
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{arguments, make_again, set_arguments, set_number, set_result, skip};
+pub use x86_64::{
+    arguments, ending_call, fails_when_interrupted, make_again, set_arguments, set_number, set_result, skip,
+};
 
 use sockstrace_backend::Abi;
 

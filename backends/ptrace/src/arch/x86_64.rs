@@ -36,6 +36,38 @@ pub fn make_again(registers: &mut Registers, number: i32) {
     registers.orig_rax = u64::MAX;
 }
 
+/// Number and result of the call that is coming to its end.
+pub fn ending_call(registers: &Registers, abi: Abi) -> Option<(i32, i64)> {
+    let number = registers.orig_rax as i32;
+    let result = registers.rax as i64;
+    // Exceptions and interrupts leave −1 there.
+    (number >= 0).then_some((number, if abi == Abi::I386 { i64::from(result as i32) } else { result }))
+}
+
+/// Calls that fail with EINTR when they are interrupted, whether or not a handler runs, and have done nothing
+/// then: signal(7), "Interruption of system calls and library functions by stop signals". Reads of FUSE and
+/// the like are among them; writes could have been done in part.
+pub fn fails_when_interrupted(abi: Abi, number: i32) -> bool {
+    match abi {
+        // read, readv, connect, accept, sendto, recvfrom, sendmsg, recvmsg, semop, rt_sigtimedwait,
+        // io_getevents, semtimedop, epoll_wait, epoll_pwait, accept4, recvmmsg, sendmmsg, io_pgetevents,
+        // io_uring_enter, epoll_pwait2
+        Abi::X86_64 => matches!(
+            number,
+            0 | 19 | 42..=47 | 65 | 128 | 208 | 220 | 232 | 281 | 288 | 299 | 307 | 333 | 426 | 441
+        ),
+        // read, socketcall, ipc (semop, semtimedop), readv, rt_sigtimedwait, io_getevents, epoll_wait,
+        // epoll_pwait, recvmmsg, sendmmsg, connect, accept4, sendto, sendmsg, recvfrom, recvmsg, io_pgetevents,
+        // and those with 64-bit times
+        Abi::I386 => matches!(
+            number,
+            3 | 102 | 117 | 145 | 177 | 247 | 256 | 319 | 337 | 345 | 362 | 364 | 369
+                ..=372 | 385 | 416 | 417 | 420 | 421 | 426 | 441
+        ),
+        Abi::Aarch64 => false,
+    }
+}
+
 /// The registers that hold a call's arguments.
 pub fn arguments(registers: &Registers, abi: Abi) -> [u64; 6] {
     let r = registers;
