@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,15 @@
 static const char *kind;
 static long count;
 static pthread_barrier_t start;
+/* When the first thread began, in nanoseconds. */
+static _Atomic long began;
+
+static long now(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000 + time.tv_nsec;
+}
 
 static struct sockaddr_in address(unsigned short port)
 {
@@ -65,6 +75,9 @@ static void *run(void *unused)
 	check(getsockname(server, (void *)&listening, &length) == 0);
 	check(connect(client, (void *)&listening, length) == 0 && (peer = accept(server, NULL, NULL)) >= 0);
 	pthread_barrier_wait(&start);
+	/* Not the main thread, which with real-time priority would come last. */
+	long nobody = 0;
+	atomic_compare_exchange_strong(&began, &nobody, now());
 	for (long i = 0; i < count; i++) {
 		if (!strcmp(kind, "connect")) {
 			check(connect(udp, (void *)&to, sizeof to) == 0);
@@ -117,16 +130,12 @@ int main(int argc, char **argv)
 	pthread_barrier_init(&start, NULL, threads ? threads + 1 : 1);
 	for (int i = 0; i < threads; i++)
 		pthread_create(&thread[i], NULL, run, NULL);
-	struct timespec from, to;
 	if (threads)
 		pthread_barrier_wait(&start);
-	clock_gettime(CLOCK_MONOTONIC, &from);
-	if (!threads)
+	else
 		run(NULL);
 	for (int i = 0; i < threads; i++)
 		pthread_join(thread[i], NULL);
-	clock_gettime(CLOCK_MONOTONIC, &to);
-	double spent = (to.tv_sec - from.tv_sec) * 1e9 + (to.tv_nsec - from.tv_nsec);
-	printf("%.0f\n", spent);
+	printf("%ld\n", now() - began);
 	return 0;
 }
