@@ -177,15 +177,21 @@ fn name_of(choice: BackendChoice) -> Option<&'static str> {
 /// Whether a backend that may be chosen sees what calls read and write.
 fn can_capture(choice: BackendChoice) -> Result<(), BackendError> {
     let name = name_of(choice);
-    let able = |backend: &dyn Backend| backend.capabilities().holds_at_exit;
+    let able = |backend: &dyn Backend| may_capture(backend, name);
     if backends::all().iter().any(|backend| name.is_none_or(|name| backend.name() == name) && able(&**backend)) {
         return Ok(());
     }
     let name = name.unwrap_or_default();
     Err(BackendError::Unavailable(format!(
         "the {name} backend can't capture: it doesn't see what calls have read, nor how much they have written; \
-         use --backend ptrace"
+         use --backend ptrace or ebpf"
     )))
+}
+
+/// Whether the backend can capture; one that loses bytes in a flood must be asked for.
+fn may_capture(backend: &dyn Backend, name: Option<&str>) -> bool {
+    let capabilities = backend.capabilities();
+    capabilities.holds_at_exit || (capabilities.captures && name.is_some())
 }
 
 /// Runs on the chosen backend; `auto` tries the next one where one can't be had.
@@ -197,7 +203,7 @@ fn run_on(
 ) -> Result<Ended, BackendError> {
     let name = name_of(choice);
     let captures = pipeline.captures();
-    let able = |backend: &dyn Backend| !captures || backend.capabilities().holds_at_exit;
+    let able = |backend: &dyn Backend| !captures || may_capture(backend, name);
     let mut candidates = backends::all()
         .into_iter()
         .filter(|backend| backend.capabilities().launch)
@@ -219,7 +225,8 @@ fn run_on(
             say(&format!("backend {}: the first of --backend auto that can do all that is asked", backend.name()));
         }
         let shows_results = plan.observe_results && capabilities.observes_results;
-        let plan = Plan { observe_results: shows_results || captures, ..plan.clone() };
+        let awaits = captures && capabilities.holds_at_exit;
+        let plan = Plan { observe_results: shows_results || awaits, ..plan.clone() };
         let plan = if capabilities.hooks { pipeline.plan_with_hooks(plan) } else { plan };
         pipeline.begin(backend.name(), shows_results, capabilities);
         if first {

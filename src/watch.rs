@@ -1,6 +1,7 @@
 //! `--all` and `--pid`: what runs already is watched until somebody ends that, or it ends itself.
 
 use crate::backends;
+use crate::capture::Recording;
 use crate::cli::FAILURE;
 use crate::config::{Config, Format};
 use crate::output::feed::Feed;
@@ -30,7 +31,11 @@ fn try_watch(mut config: Config, feed: Option<Feed>) -> Result<u8, BackendError>
     let tell = if config.output.is_some() || config.format == Format::Human { say } else { |_: &str| () };
     let scope = watching.scope.clone();
     let leaked = config.leak_exit_code as u8;
-    let witness = Witness::new(config, watching, backend.name(), recorder, tell);
+    let wish = config.capture.take();
+    let mut witness = Witness::new(config, watching, backend.name(), recorder, tell);
+    if let Some(wish) = wish {
+        witness.capture(Recording::start(wish).map_err(BackendError::Unavailable)?);
+    }
     let status = match backend.watch(&scope, &witness) {
         Ok(()) if scope.attaches && witness.saw_leaks() => leaked,
         Ok(()) => 0,

@@ -490,7 +490,7 @@ fn refusals() {
         (&["--on-leak=redirect", "--pid", &pid], "accepted: log, block"),
         (&["--backend=ptrace", "--filter=port=80", "--pid", &pid], "--backend ebpf"),
         (&["--on-leak=block", "--socks-auth=tor", "--pid", &pid], "no meaning"),
-        (&["--backend=ptrace", "--capture=/tmp", "--pid", &pid], "no payloads"),
+        (&["--backend=ptrace", "--capture=/tmp", "--pid", &pid], "only the ebpf backend"),
         (&["--backend=ptrace", "--pid", &pid, "true"], "one or the other"),
     ];
     for (options, why) in cases {

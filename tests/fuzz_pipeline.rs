@@ -150,6 +150,7 @@ fn pipeline(options: Options) -> Pipeline {
         looks: true,
         repeats: true,
         holds_at_exit: false,
+        captures: false,
         hooks: false,
     };
     pipeline.begin("fuzz", false, capabilities);

@@ -21,28 +21,38 @@ fn main() {
         println!("cargo::rerun-if-changed=/usr/bin");
         return without("clang is missing: --backend ebpf and --all will not work in this build");
     };
-    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("watch.bpf.o");
-    let built = Command::new(&clang)
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    for object in ["watch", "capture"] {
+        if let Err(why) = compile(&clang, object, target, &out) {
+            return without(&why);
+        }
+    }
+    println!("cargo::rustc-cfg=have_programs");
+}
+
+/// Compiles one object; a clang that can't is as good as none: the other backends are whole.
+fn compile(clang: &Path, object: &str, target: &str, folder: &Path) -> Result<(), String> {
+    let out = folder.join(format!("{object}.bpf.o"));
+    let built = Command::new(clang)
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror", target])
         .args(["-Wno-unused-function", "-Wno-unused-const-variable", "-Wno-unused-parameter"])
         // No path of the machine that builds in what is built.
         .arg(format!("-fdebug-prefix-map={}=.", env::current_dir().unwrap_or_default().display()))
-        .args(["-c", "bpf/watch.bpf.c", "-o"])
+        .args(["-c", &format!("bpf/{object}.bpf.c"), "-o"])
         .arg(&out)
         .output();
     match built {
         Ok(output) if output.status.success() => {
             strip(&out);
-            println!("cargo::rustc-cfg=have_programs");
+            Ok(())
         }
         Ok(output) => {
-            // A clang that can't is as good as none: the other backends are whole.
             for line in String::from_utf8_lossy(&output.stderr).lines().take(20) {
                 println!("cargo::warning={line}");
             }
-            without("this clang can't compile the BPF programs");
+            Err("this clang can't compile the BPF programs".into())
         }
-        Err(error) => without(&format!("running {}: {error}", clang.display())),
+        Err(error) => Err(format!("running {}: {error}", clang.display())),
     }
 }
 

@@ -270,7 +270,7 @@ fn inode_of(fd: BorrowedFd<'_>) -> Option<u64> {
 }
 
 /// A number, and for people the last part of the name: nothing that could lead out of a directory.
-fn id(number: u64, address: Option<&Address>) -> String {
+pub(super) fn id(number: u64, address: Option<&Address>) -> String {
     let name = match address {
         Some(Address::Unix(UnixAddress::Path(path))) => {
             std::path::Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned())

@@ -18,6 +18,7 @@
 mod book;
 mod folder;
 mod notes;
+mod observed;
 mod pipes;
 mod reader;
 mod record;

@@ -2,6 +2,7 @@
 
 use super::book::{Book, Connection};
 use super::folder::Folder;
+use super::observed::Observed;
 use super::record::{Direction, Kind, Record, Who};
 use super::transfer::{EARLY, Message, Step, gather, surroundings};
 use super::wish::Wish;
@@ -13,6 +14,7 @@ use crate::operation::layout::{self, Unreadable};
 use crate::operation::{Address, SocketKind, SocketType};
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use sockstrace_backend::captured::{Captured, Wanted};
 use sockstrace_backend::remote::Remote;
 use sockstrace_backend::{Abi, InterceptedCall, Patience, Syscall, Tracee, Trap, proc};
 use std::collections::HashMap;
@@ -66,6 +68,8 @@ pub struct Recording {
     book: Arc<Book>,
     writer: Writer,
     pending: Mutex<HashMap<u64, Pending>>,
+    /// What programs in the kernel tell.
+    observed: Observed,
 }
 
 /// A call that is on its way.
@@ -112,7 +116,7 @@ impl Recording {
         let book = Arc::new(Book::new(Arc::clone(&wish)).map_err(failed)?);
         let swept = Arc::clone(&book);
         let writer = Writer::start(folder, wish.total, Box::new(move |_| swept.sweep())).map_err(failed)?;
-        Ok(Self { wish, book, writer, pending: Mutex::default() })
+        Ok(Self { wish, book, writer, pending: Mutex::default(), observed: Observed::default() })
     }
 
     /// Writes the `init` record.
@@ -127,6 +131,31 @@ impl Recording {
         record.raw = Some(format!(
             "sockstrace {version}, {backend}: {families}, at most {event} bytes of an event and {total} of all"
         ));
+        self.writer.put(record.into());
+    }
+
+    /// What a backend is to capture by itself.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            families: self.wish.families.as_ref().map(|families| families.iter().map(|family| family.0).collect()),
+            most_bytes: self.wish.per_event,
+            descriptors: self.wish.descriptors,
+        }
+    }
+
+    /// A backend has captured this by itself.
+    pub fn observed(&self, captured: Captured) {
+        self.observed.take(captured, &self.wish, &self.writer);
+    }
+
+    /// What runs already is watched, `pid` or the whole machine: writes the `ready` record.
+    pub fn watches(&self, pid: Option<Pid>) {
+        self.observed.attach();
+        let process = pid.and_then(proc::thread_name).map(|name| name.to_string_lossy().into());
+        let number = pid.map(Pid::as_raw);
+        let mut record = Record::now(Kind::Ready, Who { pid: number, tid: number, process });
+        record.raw = pid.and_then(proc::executable).map(|path| path.to_string_lossy().into_owned());
         self.writer.put(record.into());
     }
 
@@ -495,6 +524,7 @@ impl Recording {
     /// All has ended: what isn't in the files, in words.
     pub fn finish(&self) -> Option<String> {
         let directory = self.wish.directory.display();
+        self.observed.finish(&self.writer);
         self.writer.finish().describe().map(|losses| format!("--capture {directory}: {losses}"))
     }
 

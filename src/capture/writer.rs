@@ -6,6 +6,7 @@
 use super::folder::Folder;
 use super::record::{Direction, Kind, Record, Who};
 use nix::errno::Errno;
+use sockstrace_backend::signals;
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -103,7 +104,10 @@ impl Writer {
     pub fn start(folder: Folder, total: u64, sweep: Sweep) -> Result<Self, Errno> {
         let shared = Arc::new(Shared { queue: Mutex::default(), moved: Condvar::new() });
         let hand = Hand { shared: Arc::clone(&shared), folder, left: total, sweep, line: Vec::new() };
+        // What is to end sockstrace is for whoever watches, and waits for it on another thread.
+        let before = signals::block_all()?;
         let thread = std::thread::Builder::new().name("capture".into()).spawn(move || hand.work());
+        before.thread_set_mask()?;
         let thread = thread.map_err(|error| sockstrace_backend::filter::errno_of(&error))?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -135,6 +139,16 @@ impl Writer {
         if queue.items.len() == 1 {
             self.shared.moved.notify_all();
         }
+    }
+
+    /// Hands over a record of what never came here: so many bytes, in so many records.
+    pub fn miss(&self, record: Record, bytes: u64, records: u64) {
+        let mut queue = self.shared.queue();
+        queue.losses.bytes = queue.losses.bytes.saturating_add(bytes);
+        queue.losses.records = queue.losses.records.saturating_add(records);
+        queue.losses.why.get_or_insert_with(|| "there was no room between the kernel and sockstrace".to_owned());
+        drop(queue);
+        self.put(record.into());
     }
 
     /// A socket may have been closed.

@@ -251,7 +251,7 @@ options! {
     tui: bool,
 
     /// Write what is said on UNIX sockets to DIR: events.jsonl, and the bytes of each connection and
-    /// direction (ptrace backend); DIR is made, or must be empty or hold a former capture, which goes
+    /// direction (ptrace and ebpf backends); DIR is made, or must be empty or hold a former capture, which goes
     #[arg(value_name = "DIR", help_heading = "What is captured")]
     capture: PathBuf,
 

@@ -110,6 +110,17 @@ pub(super) fn running(layers: &Layers, has_program: bool) -> Result<Running, Con
             watching.addresses = Some(rules);
         }
     }
+    if let Some(capture) = &layers.capture {
+        let path = capture.value.display().to_string();
+        let why = if watching.scope.filters == Filters::default() {
+            "with --all a --filter on processes must say whose payloads are captured"
+        } else if watching.addresses.is_some() || !watching.ports.is_empty() {
+            "a --filter on addresses or ports doesn't hold for payloads: use --capture-path or --capture-family"
+        } else {
+            return Ok(Running { watching: Some(watching), attach: None });
+        };
+        return Err(refused("capture", &path, &capture.source, why));
+    }
     let attach = attached.filter(|_| backend == BackendChoice::Auto && !narrows);
     Ok(Running { watching: Some(watching), attach })
 }
@@ -140,8 +151,8 @@ fn why_not(option: &str, value: &str, backend: BackendChoice, pid: bool, judges:
         ("dns", _) => "with --all and --pid accepted: judge",
         ("leak_exit_code", _) if pid => return None,
         ("calls" | "filter", _) if judges => "it is for what is only watched: --backend ebpf, --on-leak log",
-        (option, _) if option.starts_with("capture") => {
-            "with --all and --pid no payloads are captured: run a PROGRAM"
+        (option, _) if judges && option.starts_with("capture") => {
+            "of what runs already only the ebpf backend captures payloads, with --on-leak log"
         }
         (option, _) if WITHOUT_MEANING.contains(&option) => "it has no meaning with --all and --pid",
         _ => return None,

@@ -2,13 +2,17 @@
 
 use super::Pipeline;
 use crate::capture::Recording;
+use sockstrace_backend::captured::Wanted;
 use sockstrace_backend::filter::socketcall_number;
 use sockstrace_backend::{InterceptedCall, Outcome, Patience, Reply, Syscall, Tracee, Trap};
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A recording, and which of the calls that it sees are to be judged, too.
 pub(super) struct Capturing {
     pub(super) recording: Recording,
+    /// The backend captures by itself: the recording sees no calls.
+    pub(super) by_backend: AtomicBool,
     judged: Vec<Trap>,
     syscalls: HashSet<Syscall>,
 }
@@ -16,7 +20,7 @@ pub(super) struct Capturing {
 impl Capturing {
     pub(super) fn new(recording: Recording, judged: Vec<Trap>) -> Self {
         let syscalls = judged.iter().map(|trap| trap.syscall).collect();
-        Self { recording, judged, syscalls }
+        Self { recording, by_backend: AtomicBool::new(false), judged, syscalls }
     }
 
     /// Whether the call would have been stopped at without a capture.
@@ -43,6 +47,12 @@ impl Pipeline {
         self.capturing.is_some()
     }
 
+    /// What the backend is to capture by itself, where it does.
+    pub(super) fn wanted_of_backend(&self) -> Option<Wanted> {
+        let capturing = self.capturing.as_ref()?;
+        capturing.by_backend.load(Ordering::SeqCst).then(|| capturing.recording.wanted())
+    }
+
     pub(super) fn recording(&self) -> Option<&Recording> {
         self.capturing.as_ref().map(|capturing| &capturing.recording)
     }
@@ -55,6 +65,9 @@ impl Pipeline {
         tracee: &dyn Tracee,
         patience: Patience,
     ) -> Outcome {
+        if capturing.by_backend.load(Ordering::SeqCst) {
+            return self.judge(call, tracee, patience);
+        }
         let recording = &capturing.recording;
         if !recording.enters(call, tracee, patience) {
             return Outcome::NeedsPatience;

@@ -40,6 +40,7 @@ use crate::stacks::Stacks;
 use captured::Capturing;
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use sockstrace_backend::captured::{Captured, Wanted};
 use sockstrace_backend::observed::Observation;
 use sockstrace_backend::{
     Attached, Capabilities, Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc,
@@ -173,8 +174,9 @@ impl Pipeline {
         self.looks.store(capabilities.looks && self.shows_stacks(), Ordering::SeqCst);
         self.repeats.store(capabilities.repeats, Ordering::SeqCst);
         self.hooks.store(capabilities.hooks, Ordering::SeqCst);
-        if let Some(recording) = self.recording() {
-            recording.begin(backend);
+        if let Some(capturing) = &self.capturing {
+            capturing.by_backend.store(capabilities.captures, Ordering::SeqCst);
+            capturing.recording.begin(backend);
         }
     }
 
@@ -365,6 +367,16 @@ impl Handler for Pipeline {
         self.watcher.interrupt_all();
     }
 
+    fn captures(&self) -> Option<Wanted> {
+        self.wanted_of_backend()
+    }
+
+    fn captured(&self, captured: Captured) {
+        if let Some(recording) = self.recording() {
+            recording.observed(captured);
+        }
+    }
+
     fn program_ended(&self, ended: Ended) {
         (self.on_program_end)(self.exit_status(ended));
     }
@@ -379,7 +391,8 @@ impl Handler for Pipeline {
                     seen.processes.insert(pid.as_raw());
                 }
                 drop(seen);
-                if let Some(recording) = self.recording().filter(|_| is_first) {
+                let tells = is_first && self.wanted_of_backend().is_none();
+                if let Some(recording) = self.recording().filter(|_| tells) {
                     recording.ready(pid);
                 }
                 (pid, Change::Exec, None)

@@ -2,6 +2,7 @@
 
 use super::attached;
 use super::calls::named_destination;
+use crate::capture::Recording;
 use crate::config::{Config, Trace, Watching};
 use crate::event::{
     self, Action, Body, Call, Change, Event, Judgement, Lost, Process, Socket, Summary, TcpState, Who,
@@ -14,6 +15,7 @@ use crate::output::live::Tally;
 use crate::policy::{Policy, Verdict};
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use sockstrace_backend::captured::{Captured, Wanted};
 use sockstrace_backend::observed::{
     Actor, ExistingSocket, Interface, Kind, Observation, ObservedCall, Observer, SocketCall, StateChange,
 };
@@ -35,6 +37,8 @@ pub struct Witness {
     watching: Watching,
     backend: &'static str,
     recorder: Recorder,
+    /// `--capture`
+    recording: Option<Recording>,
     tell: fn(&str),
     state: RefCell<State>,
 }
@@ -90,7 +94,13 @@ impl Witness {
         recorder: Recorder,
         tell: fn(&str),
     ) -> Self {
-        Self { config, watching, backend, recorder, tell, state: RefCell::default() }
+        Self { config, watching, backend, recorder, recording: None, tell, state: RefCell::default() }
+    }
+
+    /// What is captured goes to `recording`. To be called before watching begins.
+    pub fn capture(&mut self, recording: Recording) {
+        recording.begin(self.backend);
+        self.recording = Some(recording);
     }
 
     /// Whether something leaked.
@@ -101,6 +111,9 @@ impl Witness {
 
     /// Writes the last line.
     pub fn finish(&self, exit: i32) {
+        if let Some(losses) = self.recording.as_ref().and_then(Recording::finish) {
+            crate::run::say(&losses);
+        }
         let state = self.state.borrow();
         let summary = Summary {
             events: state.judged,
@@ -257,7 +270,21 @@ impl Observer for Witness {
         }
     }
 
+    fn captures(&self) -> Option<Wanted> {
+        self.recording.as_ref().map(Recording::wanted)
+    }
+
+    fn captured(&self, captured: Captured) {
+        if let Some(recording) = &self.recording {
+            recording.observed(captured);
+        }
+    }
+
     fn begun(&self, limits: &[String]) {
+        if let Some(recording) = &self.recording {
+            let attached = self.watching.scope.attaches.then(|| self.watching.scope.filters.trees.first().copied());
+            recording.watches(attached.flatten());
+        }
         for limit in limits {
             (self.tell)(limit);
         }

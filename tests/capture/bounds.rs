@@ -1,15 +1,19 @@
 //! Bounds: what is cut is counted, nothing else is touched, and the program notices nothing.
 
 use crate::captured::{Captured, Place};
-use crate::run;
 use crate::support::programs::programs;
 use crate::support::run::{Run, Status};
+use crate::{captors, run};
 use std::fs;
 use std::time::Duration;
 
 #[test]
 fn what_exceeds_a_bound_is_counted() {
-    let (outcome, told, captured, _place) = run(&programs().capture, "flood", "ptrace", &["--capture-max=1000"]);
+    captors().into_iter().for_each(bounds_hold);
+}
+
+fn bounds_hold(backend: &str) {
+    let (outcome, told, captured, _place) = run(&programs().capture, "flood", backend, &["--capture-max=1000"]);
     let moved: u64 = told.values().map(|bytes| bytes.len() as u64).sum();
     let (size, stored) = captured.data().fold((0, 0), |(a, b), record| (a + record.size, b + record.stored));
     assert_eq!(size, moved);
@@ -18,7 +22,7 @@ fn what_exceeds_a_bound_is_counted() {
     assert_eq!((last.kind.as_str(), last.size), ("error", size - stored));
     assert!(outcome.stderr.contains("were not stored"), "{}", outcome.stderr);
 
-    let (_, _, captured, place) = run(&programs().capture, "flood", "ptrace", &["--capture-total=100K"]);
+    let (_, _, captured, place) = run(&programs().capture, "flood", backend, &["--capture-total=100K"]);
     let stored: u64 = captured.data().map(|record| record.stored).sum();
     assert_eq!(stored, 100 << 10);
     let files = fs::read_dir(place.0.join("capture")).unwrap().map(|entry| entry.unwrap());
@@ -31,9 +35,13 @@ fn what_exceeds_a_bound_is_counted() {
 
 #[test]
 fn a_full_disk_is_told_and_stalls_nobody() {
+    captors().into_iter().for_each(full_disk);
+}
+
+fn full_disk(backend: &str) {
     let place = Place::new("full");
     let (own, disk) = (place.folder("own"), place.folder("disk"));
-    let outcome = Run::new("ptrace", &place.0)
+    let outcome = Run::new(backend, &place.0)
         .wrap([
             "unshare",
             "-m",
@@ -73,6 +81,10 @@ fn directories_of_others_are_left_alone() {
 
 #[test]
 fn a_program_that_plants_links_gains_nothing() {
+    captors().into_iter().for_each(plants_links);
+}
+
+fn plants_links(backend: &str) {
     let place = Place::new("links");
     let victim = place.0.join("victim");
     fs::write(&victim, "untouched").unwrap();
@@ -84,7 +96,7 @@ fn a_program_that_plants_links_gains_nothing() {
         a, b = socket.socketpair()\n\
         a.sendall(b'evil')\n\
         assert b.recv(9) == b'evil'\n";
-    let outcome = Run::new("ptrace", &place.0)
+    let outcome = Run::new(backend, &place.0)
         .args(["--capture", "capture"])
         .program(["/usr/bin/python3", "-c", script])
         .run();
@@ -95,11 +107,15 @@ fn a_program_that_plants_links_gains_nothing() {
 
 #[test]
 fn sockets_that_a_program_gets_are_found() {
+    captors().into_iter().for_each(finds_sockets);
+}
+
+fn finds_sockets(backend: &str) {
     let place = Place::new("inherited");
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let run = |fds: &str| {
         let folder = format!("capture{fds}");
-        let outcome = Run::new("ptrace", &place.0)
+        let outcome = Run::new(backend, &place.0)
             .args(["--capture", &folder, "--capture-max-fds", fds])
             .inherit(&theirs, 7)
             .program(["true"])

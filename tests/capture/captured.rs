@@ -48,6 +48,7 @@ pub struct Record {
     pub stored: u64,
     pub offset: u64,
     pub socket_type: String,
+    pub syscall: String,
     pub raw: String,
 }
 
@@ -103,6 +104,12 @@ impl Captured {
         self.records.iter().filter(|record| record.kind == "data")
     }
 
+    /// How many threads have written to a connection.
+    pub fn writers(&self, id: &str) -> usize {
+        let written = self.data().filter(|record| record.conn_id == id && record.direction == "out");
+        written.map(|record| record.tid).collect::<std::collections::BTreeSet<_>>().len()
+    }
+
     /// What is true of every whole capture: each connection is opened once, then speaks, then is closed, and its
     /// records are its files.
     pub fn check(&self) {
@@ -154,6 +161,7 @@ fn record(value: &Value) -> Record {
         stored: count("stored"),
         offset: count("offset"),
         socket_type: text("socket_type"),
+        syscall: text("syscall"),
         raw: text("raw"),
     }
 }

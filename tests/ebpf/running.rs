@@ -18,7 +18,7 @@ fn on_stage(body: impl FnOnce(&Stage) + Send) {
 fn what_it_cannot_do_is_refused() {
     let Some(_alone) = alone() else { return };
     let mark = std::env::temp_dir().join(format!("sst-running-{}", std::process::id()));
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 7] = [
         (&["--on-leak=redirect"], "--on-leak log, block, kill or kill-tree"),
         (&["--on-leak=core"], "--on-leak log, block, kill or kill-tree"),
         (&["--isolate"], "--isolate"),
@@ -26,7 +26,6 @@ fn what_it_cannot_do_is_refused() {
         (&["--socks-auth=required"], "--socks-auth"),
         (&["--socks-isolation=x"], "--socks-isolation"),
         (&["--socks-names"], "--socks-names"),
-        (&["--capture=/tmp/sst-never"], "--backend ptrace"),
     ];
     for (options, why) in cases {
         let mut command = Command::new(sockstrace());

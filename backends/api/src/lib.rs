@@ -20,6 +20,7 @@
 
 pub mod arch;
 pub mod call;
+pub mod captured;
 pub mod filter;
 pub mod hooks;
 pub mod job;
@@ -36,6 +37,7 @@ pub mod watchdog;
 use std::fmt;
 
 pub use call::{Abi, InterceptedCall, Syscall};
+use captured::{Captured, Wanted};
 pub use filter::{Comparison, Condition, Trap};
 use hooks::Hooks;
 pub use launch::Command;
@@ -74,6 +76,8 @@ pub struct Capabilities {
     /// A thread is held at the exit of a call until [`Handler::leaving`] returns, so that what the kernel wrote
     /// into its memory can be read.
     pub holds_at_exit: bool,
+    /// Payloads are copied in the kernel ([`Handler::captures`], [`Observer::captures`]).
+    pub captures: bool,
     /// Internet destinations are judged in the kernel, by the rules of [`Plan::hooks`]: what is stopped at is the
     /// rest.
     pub hooks: bool,
@@ -349,6 +353,14 @@ pub trait Handler: Send + Sync {
     /// The backend lets all threads go: what blocks in the place of one is to return as if a signal had come
     /// for it.
     fn let_go(&self) {}
+
+    /// What is to be captured, by backends whose [`Capabilities::captures`] is set.
+    fn captures(&self) -> Option<Wanted> {
+        None
+    }
+
+    /// Something was captured ([`Handler::captures`]). Called by one thread at a time.
+    fn captured(&self, _: Captured) {}
 
     /// PROGRAM itself has ended; descendants of it may go on.
     fn program_ended(&self, _ended: Ended) {}

@@ -2,6 +2,7 @@
 //! states, processes. Nothing here can be answered.
 
 use crate::call::Abi;
+use crate::captured::{Captured, Wanted};
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fmt;
@@ -248,6 +249,14 @@ pub enum Observation {
 pub trait Observer {
     /// Something was seen.
     fn observe(&self, observation: Observation);
+
+    /// What is to be captured.
+    fn captures(&self) -> Option<Wanted> {
+        None
+    }
+
+    /// Something was captured.
+    fn captured(&self, _: Captured) {}
 
     /// Watching has begun: what happens from now on is seen, but for what `limits` says in words for a person.
     fn begun(&self, limits: &[String]);

@@ -4,6 +4,7 @@
 
 #include "rules.h"
 #include "socket.h"
+#include "socketcall.h"
 
 INLINE int is_request(struct call *call)
 {

@@ -23,9 +23,13 @@ static long (*current_under_cgroup)(void *map, u32 index) = (void *)37;
 static long (*send_signal)(u32 signal) = (void *)109;
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
+static long (*read_kernel_string)(void *to, u32 size, const void *from) = (void *)115;
 static long (*seq_write)(struct seq_file *seq, const void *data, u32 size) = (void *)127;
 static void *(*ring_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*ring_submit)(void *record, u64 flags) = (void *)132;
+static void (*ring_discard)(void *record, u64 flags) = (void *)133;
+// Linux 5.17
+static long (*loop)(u32 count, void *callback, void *context, u64 flags) = (void *)181;
 // What a refused call returns (Linux 5.18).
 static int (*set_return)(int value) = (void *)187;
 // The registers with which a thread has entered the kernel (Linux 5.15).

@@ -25,6 +25,12 @@ typedef u32 be32;
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
 #define EPERM 1
+#define EINTR 4
+#define EAGAIN 11
+#define EINPROGRESS 115
+#define MSG_PEEK 0x2
+#define MSG_TRUNC 0x20
+#define MSG_ERRQUEUE 0x2000
 #define SIGKILL 9
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
@@ -65,6 +71,7 @@ struct pt_regs {
 			u64 sp;
 		};
 	};
+	u64 orig_x0;
 	s32 syscallno;
 } RELOCATED;
 #endif
@@ -91,11 +98,13 @@ struct cred {
 
 struct inode {
 	u16 i_mode;
+	unsigned long i_ino;
 } RELOCATED;
 
 struct file {
 	struct inode *f_inode;
 	void *private_data;
+	s64 f_pos;
 } RELOCATED;
 
 struct fdtable {

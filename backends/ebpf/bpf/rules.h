@@ -2,6 +2,7 @@
 // The judgement in the kernel: rules compiled from the user's, for internet destinations of the launched tree.
 #pragma once
 
+#include "maps.h"
 #include "task.h"
 
 // A network in IPv6 spelling: IPv4 is ::ffff:0:0/96.

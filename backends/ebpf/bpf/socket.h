@@ -2,7 +2,8 @@
 // Sockets: from a descriptor to the kernel's socket, and what it knows of its addresses.
 #pragma once
 
-#include "maps.h"
+#include "helpers.h"
+#include "shared.h"
 
 INLINE struct sock *sock_of_file(struct file *file)
 {
@@ -15,8 +16,15 @@ INLINE struct sock *sock_of_file(struct file *file)
 	return READ(socket->sk);
 }
 
-// The socket behind a descriptor of the task (as current_task_direct() gives it).
-INLINE struct sock *sock_of_fd(struct task_struct *task, s32 fd)
+INLINE u64 inode_of_file(struct file *file)
+{
+	struct inode *inode = READ(file->f_inode);
+
+	return READ(inode->i_ino);
+}
+
+// The file behind a descriptor of the task (as current_task_direct() gives it).
+INLINE struct file *file_of_fd(struct task_struct *task, s32 fd)
 {
 	struct files_struct *files = task->files;
 	struct file **array, *file = 0;
@@ -30,9 +38,14 @@ INLINE struct sock *sock_of_fd(struct task_struct *task, s32 fd)
 		return 0;
 	array = table->fd;
 	read_kernel(&file, sizeof(file), &array[(u32)fd]);
-	if (!file)
-		return 0;
-	return sock_of_file(file);
+	return file;
+}
+
+INLINE struct sock *sock_of_fd(struct task_struct *task, s32 fd)
+{
+	struct file *file = file_of_fd(task, fd);
+
+	return file ? sock_of_file(file) : 0;
 }
 
 INLINE u16 family_of(struct sock *sk)

@@ -2,7 +2,7 @@
 // Threads: who calls, whether that is wanted, and through which interface.
 #pragma once
 
-#include "maps.h"
+#include "filters.h"
 
 INLINE u32 uid_of(struct task_struct *task)
 {
@@ -94,6 +94,16 @@ INLINE void arguments(u64 *args, struct pt_regs *regs, int compat)
 #endif
 }
 
+// The first argument when the call has ended: its register may hold the result then.
+INLINE u64 first_argument(struct pt_regs *regs, u64 argument)
+{
+#if defined(__TARGET_ARCH_x86)
+	return argument;
+#else
+	return regs->orig_x0;
+#endif
+}
+
 // The number of the call that was entered so.
 INLINE u32 call_number(struct pt_regs *regs)
 {
@@ -109,67 +119,4 @@ INLINE u8 operation_of(u32 number, int compat)
 	u8 *op = compat ? map_lookup(&compat_calls, &number) : map_lookup(&native_calls, &number);
 
 	return op ? *op : OP_NONE;
-}
-
-// The operation behind a socketcall (net/socket.c, `__do_sys_socketcall`).
-INLINE u8 multiplexed(u64 number)
-{
-	switch (number) {
-	case 2:
-		return OP_BIND;
-	case 3:
-		return OP_CONNECT;
-	case 4:
-		return OP_LISTEN;
-	case 5:
-		return OP_ACCEPT;
-	case 9: // send: sendto without an address
-	case 11:
-		return OP_SENDTO;
-	case 10: // recv
-	case 12:
-		return OP_RECVFROM;
-	case 16:
-		return OP_SENDMSG;
-	case 17:
-		return OP_RECVMSG;
-	case 18:
-		return OP_ACCEPT4;
-	case 19:
-		return OP_RECVMMSG;
-	case 20:
-		return OP_SENDMMSG;
-	default:
-		return OP_NONE;
-	}
-}
-
-// Takes a socketcall apart. Its arguments lie in the caller's memory, which may not be there yet.
-GLOBAL int take_apart(struct call *call)
-{
-	u32 args[6] = {};
-	u8 op;
-
-	if (!call)
-		return 0;
-	op = multiplexed(call->args[0]);
-	if (op == OP_NONE)
-		return 0;
-	// The longest has six; the shortest end may lie at the end of a page.
-	if (read_user(args, sizeof(args), (void *)call->args[1]) &&
-	    read_user(args, 16, (void *)call->args[1]) && read_user(args, 12, (void *)call->args[1]) &&
-	    read_user(args, 8, (void *)call->args[1]))
-		return 0;
-	if (call->args[0] == 9 || call->args[0] == 10) {
-		args[4] = 0;
-		args[5] = 0;
-	}
-	call->op = op;
-	call->args[0] = args[0];
-	call->args[1] = args[1];
-	call->args[2] = args[2];
-	call->args[3] = args[3];
-	call->args[4] = args[4];
-	call->args[5] = args[5];
-	return 1;
 }

@@ -30,8 +30,10 @@
 //! - x32 calls are not seen.
 
 mod calls;
+mod capture;
 mod cgroup;
 mod guardian;
+mod maps;
 mod probe;
 mod programs;
 mod reader;
@@ -78,6 +80,7 @@ impl Backend for EbpfBackend {
             looks: true,
             repeats: true,
             holds_at_exit: false,
+            captures: true,
             hooks: true,
         }
     }

@@ -1,8 +1,10 @@
 //! What this kernel and this user can do: for `sockstrace doctor`, by loading what would be used.
 
+use crate::capture::{self, Capture};
 use crate::cgroup;
 use crate::programs::{Aim, HOOKS, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK};
 use nix::unistd::Pid;
+use sockstrace_backend::captured::Wanted;
 use sockstrace_backend::observed::{Filters, Scope};
 use sockstrace_backend::proc::Status;
 use sockstrace_backend::{Backend, BackendError, Finding};
@@ -24,6 +26,7 @@ pub fn findings() -> Vec<Finding> {
     findings.push(cgroup_root());
     if findings.iter().all(|finding| finding.works != Some(false)) {
         findings.extend(programs());
+        findings.push(capturing());
         findings.extend(for_running());
     }
     findings
@@ -52,7 +55,7 @@ fn for_running() -> Vec<Finding> {
             format!("what the hooks don't see is held up by seccomp, which lacks {}: --all works", missing.what);
         findings.push(finding("running PROGRAM", None, why));
     }
-    let limits = "no --on-leak core or redirect, no --isolate, --dns redirect, --socks-..., --capture;\n\
+    let limits = "no --on-leak core or redirect, no --isolate, --dns redirect, --socks-...;\n\
                   no stacks of who is killed;\n\
                   io_urings and UDP-Lite are seen with --on-leak log, and refused as a whole where leaks are";
     findings.push(finding("running PROGRAM", None, limits));
@@ -107,6 +110,25 @@ fn cgroup_root() -> Finding {
     match cgroup::root() {
         Some(path) => finding("cgroup2", Some(true), path.display().to_string()),
         None => finding("cgroup2", Some(false), cgroup::MISSING),
+    }
+}
+
+/// Whether payloads can be captured, and what of them can't.
+fn capturing() -> Finding {
+    let wanted = Wanted { families: None, most_bytes: 1, descriptors: 1 };
+    let loaded = Capture::load(&wanted, &Filters::default(), true).map_err(|error| error.to_string());
+    let loaded = loaded.and_then(|mut capture| {
+        capture::TRACEPOINTS.into_iter().try_for_each(|(program, tracepoint)| {
+            capture.load_tracepoint(program, tracepoint).map_err(|why| format!("tp_btf/{tracepoint}: {why}"))
+        })
+    });
+    match loaded {
+        Ok(()) => {
+            let limits = "loaded in a trial; bytes of splice and io_uring aren't seen, and where more comes than is\n\
+                          written the rest is counted, not stored";
+            finding("--capture", Some(true), limits)
+        }
+        Err(why) => finding("--capture", None, why),
     }
 }
 

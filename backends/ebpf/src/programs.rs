@@ -1,19 +1,18 @@
 //! The programs: loaded, and attached by descriptors, so that they go when this process does.
 
 use crate::calls;
+use crate::maps::{self, broken, broken_by, failed, of, open};
 use crate::rules::Tables;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, CgroupArray, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Iter};
 use aya::{Btf, Ebpf, EbpfLoader};
-use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::BackendError;
 use sockstrace_backend::hooks::{Hooks, StacksOf, Then};
 use sockstrace_backend::observed::{Scope, SocketCall};
-use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// The tracepoints, with the program for each: without the first ones nothing is seen.
@@ -133,16 +132,8 @@ impl Settings {
         let filters = &scope.filters;
         let refusal = hooks.and_then(|hooks| hooks.refusal);
         let bits_of = |calls: &[SocketCall]| calls.iter().fold(0, |sum, call| sum | (1_u32 << calls::code(*call)));
-        // `enum filter` of bpf/shared.h.
-        let bits = [
-            (1, hooks.is_some() || !filters.trees.is_empty()),
-            (2, !filters.uids.is_empty()),
-            (4, !filters.netns.is_empty()),
-            (8, !filters.names.is_empty()),
-            (16, !filters.cgroups.is_empty()),
-        ];
         Self {
-            filters: bits.iter().filter(|(_, on)| *on).fold(0, |sum, (bit, _)| sum | bit),
+            filters: maps::filter_bits(filters, hooks.is_some()),
             cgroup_count: filters.cgroups.len() as u32,
             wanted_ops: bits_of(&scope.calls),
             wanted_requests: bits_of(hooks.map_or(&scope.calls, |hooks| &hooks.requests)),
@@ -225,24 +216,9 @@ impl Programs {
                 None => true,
             },
         };
-        for (map, numbers) in [("native_calls", calls::native()), ("compat_calls", calls::compat())] {
-            let mut array: Array<&mut MapData, u8> = self.map(map)?;
-            for (number, code) in numbers.into_iter().filter(|(_, code)| is_wanted(*code)) {
-                array.set(number, code, 0).map_err(failed(map))?;
-            }
-        }
-        let filters = &scope.filters;
-        self.fill_set("uids", &filters.uids)?;
-        self.fill_set("netnses", &filters.netns)?;
-        self.fill_set("tree", &crate::tree::with_descendants(&filters.trees))?;
-        let names: Vec<_> = filters.names.iter().map(|name| comm(name)).collect();
-        self.fill_set("names", &names)?;
-        let mut groups: CgroupArray<&mut MapData> = self.map("cgroups")?;
-        for (index, path) in (0_u32..).zip(&filters.cgroups) {
-            let directory = open(path)?;
-            groups.set(index, directory.as_raw_fd(), 0).map_err(failed("cgroups"))?;
-        }
-        Ok(())
+        let wanted = |numbers: Vec<(u32, u8)>| numbers.into_iter().filter(|(_, code)| is_wanted(*code)).collect();
+        maps::fill_calls(&mut self.bpf, wanted(calls::native()), wanted(calls::compat()))?;
+        maps::fill_filters(&mut self.bpf, &scope.filters)
     }
 
     fn fill_rules(&mut self, tables: &Tables) -> Result<(), BackendError> {
@@ -259,7 +235,7 @@ impl Programs {
 
     /// This process, and what descends from it, is the tree.
     pub fn adopt(&mut self, pid: Pid) -> Result<(), BackendError> {
-        self.fill_set("tree", &[pid.as_raw() as u32])
+        maps::fill_set(&mut self.bpf, "tree", &[pid.as_raw() as u32])
     }
 
     /// The maps of the tree's processes, and of whether it is ending.
@@ -282,32 +258,21 @@ impl Programs {
     /// Adds what the trees have become since they were looked at: before the programs were attached, nobody
     /// saw their forks.
     pub fn catch_up(&mut self, scope: &Scope) -> Result<(), BackendError> {
-        self.fill_set("tree", &crate::tree::with_descendants(&scope.filters.trees))
+        maps::fill_set(&mut self.bpf, "tree", &crate::tree::with_descendants(&scope.filters.trees))
     }
 
-    fn fill_set<K: aya::Pod>(&mut self, name: &'static str, keys: &[K]) -> Result<(), BackendError> {
-        let mut map: HashMap<&mut MapData, K, u8> = self.map(name)?;
-        for key in keys {
-            map.insert(key, 1, 0).map_err(failed(name))?;
-        }
-        Ok(())
-    }
-
-    fn map<'m, M: TryFrom<&'m mut aya::maps::Map>>(&'m mut self, name: &'static str) -> Result<M, BackendError> {
-        let map = self.bpf.map_mut(name).and_then(|map| M::try_from(map).ok());
-        map.ok_or_else(|| broken(name))
+    fn map<'m, M: TryFrom<&'m mut Map>>(&'m mut self, name: &'static str) -> Result<M, BackendError> {
+        maps::map(&mut self.bpf, name)
     }
 
     /// Takes the ring of records (`ring`) or that of stacks (`stacks`); once.
     pub fn ring(&mut self, name: &'static str) -> Result<RingBuf<MapData>, BackendError> {
-        let map = self.bpf.take_map(name).and_then(|map| RingBuf::try_from(map).ok());
-        map.ok_or_else(|| broken(name))
+        maps::take(&mut self.bpf, name)
     }
 
     /// Takes a counter: of records that the ring had no room for (`lost`), of calls that are not told (`passed`); once.
     pub fn counter(&mut self, name: &'static str) -> Result<PerCpuArray<MapData, u64>, BackendError> {
-        let map = self.bpf.take_map(name).and_then(|map| PerCpuArray::try_from(map).ok());
-        map.ok_or_else(|| broken(name))
+        maps::take(&mut self.bpf, name)
     }
 
     /// Loads one tracepoint's program.
@@ -390,44 +355,8 @@ impl Programs {
     }
 }
 
-fn of<'b, P>(bpf: &'b mut Ebpf, name: &str) -> Result<&'b mut P, String>
-where
-    &'b mut P: TryFrom<&'b mut aya::programs::Program>,
-{
-    let program = bpf.program_mut(name).and_then(|program| program.try_into().ok());
-    program.ok_or_else(|| format!("there is no program {name}"))
-}
-
-fn open(path: &Path) -> Result<File, BackendError> {
-    File::open(path).map_err(|error| {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        BackendError::Failed(format!("opening the cgroup {}", path.display()), errno)
-    })
-}
-
-fn broken_by(map: &str, error: &std::io::Error) -> BackendError {
-    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-    BackendError::Failed(format!("duplicating the BPF map {map}"), errno)
-}
-
-fn broken(map: &str) -> BackendError {
-    BackendError::Failed(format!("the BPF map {map} is not as it was built"), Errno::EINVAL)
-}
-
-fn failed(map: &'static str) -> impl Fn(aya::maps::MapError) -> BackendError {
-    move |error| BackendError::Unavailable(format!("filling the BPF map {map}: {}", chain(&error)))
-}
-
-/// A thread's name as the kernel keeps it: 15 bytes and a NUL.
-fn comm(name: &std::ffi::OsStr) -> [u8; 16] {
-    use std::os::unix::ffi::OsStrExt;
-    let mut comm = [0; 16];
-    comm.iter_mut().zip(name.as_bytes().iter().take(15)).for_each(|(to, from)| *to = *from);
-    comm
-}
-
 /// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -148,16 +148,16 @@ impl Record {
     }
 }
 
-fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 
 /// `struct endpoint`
-fn endpoint(bytes: &[u8]) -> Option<SocketAddr> {
+pub fn endpoint(bytes: &[u8]) -> Option<SocketAddr> {
     let port = u16::from_be_bytes(*bytes.get(16..)?.first_chunk()?);
     if i32::from(u16_at(bytes, 18)?) == libc::AF_INET6 {
         let ip = Ipv6Addr::from(*bytes.first_chunk::<16>()?);

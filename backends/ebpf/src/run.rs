@@ -1,6 +1,7 @@
 //! Running a program: internet destinations are judged by the hooks in the kernel, everything else by the seccomp
 //! backend, which holds the rest of the calls up. Both tell the same handler, in order.
 
+use crate::capture::{self, Capture};
 use crate::guardian::Guardian;
 use crate::programs::{Aim, Programs, TreeMaps};
 use crate::reader::{CHECK, GATHER, Reader};
@@ -35,6 +36,11 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     let mut programs = Programs::load(aim)?;
     let reader = Reader::of(&mut programs)?;
     programs.attach(&root, aim)?;
+    let mut capture =
+        handler.captures().map(|wanted| Capture::load(&wanted, &Filters::default(), true)).transpose()?;
+    if let Some(capture) = &mut capture {
+        capture.attach()?;
+    }
     let mut plan = plan.clone();
     if !hooks.requests.is_empty() && !programs.sees_requests {
         // What can't be seen is judged as a whole.
@@ -44,9 +50,19 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     let both = Arc::new(Both { handler, reader: Mutex::new(reader) });
     let listener = Listener::start(&both, maps, hooks)?;
     let told: Arc<dyn Handler> = Arc::<Both>::clone(&both);
-    let ended = SeccompBackend::new().run_with(command, &plan, &told, |child| programs.adopt(child));
+    let mut payloads = None;
+    let ended = SeccompBackend::new().run_with(command, &plan, &told, |child| {
+        if let Some(mut capture) = capture.take() {
+            capture.adopt(child)?;
+            payloads = Some(capture::Thread::start(capture, &both.handler)?);
+        }
+        programs.adopt(child)
+    });
     listener.stop();
     drop(programs);
+    if let Some(payloads) = payloads {
+        payloads.stop();
+    }
     while !both.catch_up() {}
     both.reader().tell_counts(&mut |observation| both.handler.observed(observation));
     ended

@@ -42,7 +42,8 @@ impl Clock {
         Self { zero: SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH) }
     }
 
-    fn time(self, nanoseconds: u64) -> SystemTime {
+    /// The time of day of a record.
+    pub fn time(self, nanoseconds: u64) -> SystemTime {
         self.zero.checked_add(Duration::from_nanos(nanoseconds)).unwrap_or(self.zero)
     }
 }

@@ -105,6 +105,7 @@ impl Backend for PtraceBackend {
             hooks: false,
             repeats: false,
             holds_at_exit: true,
+            captures: false,
         }
     }
 

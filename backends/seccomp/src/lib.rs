@@ -60,6 +60,7 @@ impl Backend for SeccompBackend {
             looks: true,
             repeats: true,
             holds_at_exit: false,
+            captures: false,
             hooks: false,
         }
     }
