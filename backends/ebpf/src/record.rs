@@ -159,7 +159,12 @@ pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
 /// `struct endpoint`
 pub fn endpoint(bytes: &[u8]) -> Option<SocketAddr> {
     let port = u16::from_be_bytes(*bytes.get(16..)?.first_chunk()?);
-    if i32::from(u16_at(bytes, 18)?) == libc::AF_INET6 {
+    let family = i32::from(u16_at(bytes, 18)?);
+    // The peer of a UNIX socket has none.
+    if family != libc::AF_INET && family != libc::AF_INET6 {
+        return None;
+    }
+    if family == libc::AF_INET6 {
         let ip = Ipv6Addr::from(*bytes.first_chunk::<16>()?);
         // The device that the socket is bound to names the scope of a link-local address alone.
         let scope = if ip.is_unicast_link_local() { u32_at(bytes, 20)? } else { 0 };
@@ -190,6 +195,8 @@ mod tests {
         assert_eq!((record.kind, record.tgid, record.result), (kind::CALL, 77, -111));
         assert_eq!(record.peer.unwrap().to_string(), "[fe80::1%2]:443");
         assert_eq!((record.local, record.name.len(), record.name[0]), (None, 16, 2));
+        bytes[114..116].fill(0);
+        assert_eq!(Record::parse(&bytes).unwrap().peer, None);
     }
 
     #[test]
