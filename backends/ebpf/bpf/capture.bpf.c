@@ -34,7 +34,7 @@ SUBPROGRAM long tell_inherited(u32 fd, struct move *move)
 	struct task_struct *task = current_task_direct();
 	struct transfer *told;
 
-	if (!meet(move, task, (s32)fd))
+	if (!meet(move, (s32)fd))
 		return 0;
 	told = reserve_transfer(TOLD_EXISTING, move->inode);
 	if (!told) {

@@ -70,14 +70,14 @@ INLINE int is_wanted_family(u32 family)
 }
 
 // Notes the socket behind a descriptor, where it is one that is captured. Whether it is.
-INLINE int meet(struct move *move, struct task_struct *task, s32 fd)
+GLOBAL int meet(struct move *move, s32 fd)
 {
-	struct file *file = file_of_fd(task, fd);
+	struct file *file = file_of_fd(current_task_direct(), fd);
 	struct met new = {};
 	struct sock *sk;
 	u64 holder;
 
-	if (!file)
+	if (!move || !file)
 		return 0;
 	sk = sock_of_file(file);
 	if (!sk || !is_wanted_family(family_of(sk)))
@@ -112,21 +112,14 @@ INLINE void note_source(struct move *move, struct task_struct *task)
 	}
 }
 
-// Fills in what a call is that begins; `late`: it has ended already. Whether it is of interest.
-INLINE int begin(struct move *move, struct task_struct *task, struct pt_regs *regs, u32 number, u8 step, int late)
+// The socket that a call is about; `late`: it has ended already. Whether it is of interest.
+GLOBAL int classify(struct move *move, int late)
 {
-	int compat = is_compat(task);
+	struct task_struct *task = current_task_direct();
 	struct file *file;
 	u64 inode;
 
-	__builtin_memset(move, 0, sizeof(*move));
-	move->step = step;
-	move->number = number;
-	move->abi = compat ? ABI_COMPAT : ABI_NATIVE;
-	arguments(move->args, regs, compat);
-	if (late)
-		move->args[0] = first_argument(regs, move->args[0]);
-	if (step == STEP_SOCKETCALL && !unpack(move))
+	if (!move || (move->step == STEP_SOCKETCALL && !unpack(move)))
 		return 0;
 	// What stays to be read again, and what was never sent, is not told.
 	if ((move->step == STEP_RECVFROM || move->step == STEP_RECVMSG || move->step == STEP_RECVMMSG) &&
@@ -137,10 +130,10 @@ INLINE int begin(struct move *move, struct task_struct *task, struct pt_regs *re
 		return is_wanted_family((u32)move->args[0]);
 	case STEP_SPLICE:
 		move->out = 1;
-		if (meet(move, task, (s32)move->args[2]))
+		if (meet(move, (s32)move->args[2]))
 			return 1;
 		move->out = 0;
-		return meet(move, task, (s32)move->args[0]);
+		break;
 	case STEP_CLOSE:
 		// Its number may be another's when it has ended.
 		if (late)
@@ -149,14 +142,16 @@ INLINE int begin(struct move *move, struct task_struct *task, struct pt_regs *re
 		if (!file || !sock_of_file(file))
 			return 0;
 		inode = inode_of_file(file);
-		return map_lookup(&sockets, &inode) && meet(move, task, (s32)move->args[0]);
+		if (!map_lookup(&sockets, &inode))
+			return 0;
+		break;
 	case STEP_SENDFILE:
 	case STEP_SENDFILE64:
-		move->out = 1;
-		if (late || !meet(move, task, (s32)move->args[0]))
+		if (late)
 			return 0;
+		move->out = 1;
 		note_source(move, task);
-		return 1;
+		break;
 	case STEP_WRITE:
 	case STEP_WRITEV:
 	case STEP_SENDTO:
@@ -164,7 +159,22 @@ INLINE int begin(struct move *move, struct task_struct *task, struct pt_regs *re
 	case STEP_SENDMMSG:
 		move->out = 1;
 	}
-	return meet(move, task, (s32)move->args[0]);
+	return meet(move, (s32)move->args[0]);
+}
+
+// Fills in what a call is. Whether it is of interest.
+INLINE int begin(struct move *move, struct task_struct *task, struct pt_regs *regs, u32 number, u8 step, int late)
+{
+	int compat = is_compat(task);
+
+	__builtin_memset(move, 0, sizeof(*move));
+	move->step = step;
+	move->number = number;
+	move->abi = compat ? ABI_COMPAT : ABI_NATIVE;
+	arguments(move->args, regs, compat);
+	if (late)
+		move->args[0] = first_argument(regs, move->args[0]);
+	return classify(move, late);
 }
 
 struct batch {
@@ -184,50 +194,54 @@ SUBPROGRAM long tell_message(u32 index, struct batch *batch)
 	return 0;
 }
 
-INLINE void end(struct move *move, struct task_struct *task, s64 result)
+GLOBAL int end(struct move *move, s64 result)
 {
 	struct batch batch = { .move = move };
 	s32 ends[2] = {};
 
+	if (!move)
+		return 0;
+
 	// It comes again, or gives EINTR without having done anything.
 	if (result <= -512 && result >= -516)
-		return;
+		return 0;
 	switch (move->step) {
 	case STEP_CONNECT:
 		if (!result || result == -EINPROGRESS)
 			tell_call(move, 0, 0);
-		return;
+		return 0;
 	case STEP_LISTEN:
 		if (!result)
 			tell_call(move, 0, 0);
-		return;
+		return 0;
 	case STEP_CLOSE:
 		// Even where it fails the descriptor is gone (close(2)).
 		tell_call(move, 0, 0);
-		return;
+		return 0;
 	case STEP_ACCEPT:
-		if (result >= 0 && meet(move, task, (s32)result))
+		if (result >= 0 && meet(move, (s32)result))
 			tell_call(move, 0, 0);
-		return;
+		return 0;
 	case STEP_SOCKETPAIR:
 		if (result || read_user(ends, sizeof(ends), (void *)move->args[3]))
-			return;
-		if (meet(move, task, ends[0]))
+			return 0;
+		if (meet(move, ends[0]))
 			tell_call(move, 0, 0);
-		if (meet(move, task, ends[1]))
+		if (meet(move, ends[1]))
 			tell_call(move, 0, 0);
-		return;
+		return 0;
 	case STEP_RECVMMSG:
 	case STEP_SENDMMSG:
 		if (result < 0)
 			break;
 		// UIO_MAXIOV
 		loop(result > 1024 ? 1024 : (u32)result, tell_message, &batch, 0);
-		return;
+		return 0;
 	}
 	if (result == -EAGAIN || result == -EINTR)
-		return;
+		return 0;
 	tell_call(move, move->args[1], result);
+	return 0;
 }
 
 SECTION("tp_btf/sys_enter") int move_begins(u64 *context)
@@ -260,7 +274,7 @@ SECTION("tp_btf/sys_exit") int move_ends(u64 *context)
 	u8 step;
 
 	if (move) {
-		end(move, task, (s64)context[1]);
+		end(move, (s64)context[1]);
 		map_delete(&moves, &tid);
 		return 0;
 	}
@@ -274,6 +288,6 @@ SECTION("tp_btf/sys_exit") int move_ends(u64 *context)
 		return 0;
 	move = map_lookup(&scratch_move, &zero);
 	if (move && begin(move, task, regs, number, step, 1))
-		end(move, task, (s64)context[1]);
+		end(move, (s64)context[1]);
 	return 0;
 }

@@ -252,14 +252,37 @@ INLINE int read_header(struct header *header, u64 at, int compat)
 	return 1;
 }
 
+// Descriptors in a control message.
+struct descriptors {
+	struct control *control;
+	u32 first;
+	u32 bytes;
+};
+
+SUBPROGRAM long name_descriptor(u32 index, struct descriptors *all)
+{
+	struct control *control = all->control;
+	u32 at = all->first + index * 4;
+	struct file *file;
+	s32 fd;
+
+	if (index >= PASSED || at + 4 > all->bytes || at > CONTROL_BYTES - 4)
+		return 1;
+	__builtin_memcpy(&fd, control->bytes + at, 4);
+	file = file_of_fd(current_task_direct(), fd);
+	if (file && sock_of_file(file))
+		control->inodes[index] = inode_of_file(file);
+	return 0;
+}
+
 // Control messages, and which sockets the descriptors are that come first. Whether there is such a record.
-INLINE int tell_control(u64 id, u64 at, u64 length, struct task_struct *task, int compat)
+INLINE int tell_control(u64 id, u64 at, u64 length, int compat)
 {
 	struct control *control;
 	u32 bytes = length > CONTROL_BYTES ? CONTROL_BYTES : (u32)length;
-	u32 index, first = compat ? 12 : 16;
-	struct file *file;
-	s32 fd, level, type;
+	u32 first = compat ? 12 : 16;
+	struct descriptors all = { .first = first };
+	s32 level, type;
 
 	if (!at || length < 12)
 		return 0;
@@ -277,14 +300,9 @@ INLINE int tell_control(u64 id, u64 at, u64 length, struct task_struct *task, in
 	__builtin_memcpy(&level, control->bytes + first - 8, 4);
 	__builtin_memcpy(&type, control->bytes + first - 4, 4);
 	if (level == 1 && type == 1) {
-		for (index = 0; index < PASSED; index++) {
-			if (first + index * 4 + 4 > bytes)
-				break;
-			__builtin_memcpy(&fd, control->bytes + first + index * 4, 4);
-			file = file_of_fd(task, fd);
-			if (file && sock_of_file(file))
-				control->inodes[index] = inode_of_file(file);
-		}
+		all.control = control;
+		all.bytes = bytes;
+		loop(PASSED, name_descriptor, &all, 0);
 	}
 	control->piece.kind = TOLD_CONTROL;
 	control->piece.length = bytes;
@@ -404,7 +422,7 @@ GLOBAL int tell_call(struct move *move, u64 at, s64 result)
 		walk->vectors = header.vectors;
 		walk->count = header.count;
 		read_name(told, header.name, header.name_length);
-		if (tell_control(walk->id, header.control, header.control_length, task, walk->compat))
+		if (tell_control(walk->id, header.control, header.control_length, walk->compat))
 			walk->pieces++;
 	}
 	place.walk = walk;
