@@ -14,6 +14,9 @@
 //! several threads at once the order is that of their ends. Beyond 1 MiB a call (`transfer::EARLY`), what is
 //! written is copied at the exit. Bytes that splice(2) moves between a socket and a pipe are seen as long as
 //! they are in either. Rings (io_uring, packet and XDP sockets) and Linux AIO pass unseen.
+//!
+//! A backend with programs in the kernel copies by itself, when a call has ended, and tells the [`Recording`] what it
+//! has got; sockets then have the inode numbers that it tells, and are gone when it says so (`observed`).
 
 mod book;
 mod folder;
