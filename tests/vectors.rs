@@ -24,9 +24,11 @@ use support::cases::{root_is_alone, run_all, with_privilege};
 /// What kernels may lack: rows that need it are skipped there, and named. All else must be there.
 const OPTIONAL: &[&str] = &[
     "probe-smc",
+    "probe-smc-ipproto",
     "probe-sctp",
     "probe-dccp",
     "probe-mptcp",
+    "probe-mptcp-fastopen",
     "probe-udplite",
     "probe-xdp",
     "probe-vsock",

@@ -77,6 +77,10 @@ pub fn check(row: &Vector, mode: Mode, user: Option<u32>) -> Result<(), String> 
     if user.is_some() && row.excepts(|it| *it == Exception::OutOfReach) && !row.options.contains(&USER_NAMESPACE) {
         row.address = At::Any;
     }
+    if row.excepts(|it| *it == Exception::OwnTable) && !is_available("probe-pidfd-thread") {
+        row = Vector { address: At::Any, ..row }
+            .except(Exception::MayBeRefusedInLog("out of reach before Linux 6.9"));
+    }
     if let Mode::Block(backend) | Mode::KillTree(backend) = mode
         && row.excepts(|it| *it == Exception::SocketRefused(backend))
     {

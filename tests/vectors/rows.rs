@@ -2,7 +2,7 @@
 
 use super::table::At::{Any, Ends, Is, Starts};
 use super::table::Exception::{
-    AnyStatus, Errno, Flood, Hopeless, MayBeRefusedInLog, NoEvent, OutOfReach, Partial, ProgramHasEnded,
+    AnyStatus, Errno, Flood, Hopeless, MayBeRefusedInLog, NoEvent, OutOfReach, OwnTable, Partial, ProgramHasEnded,
     SocketRefused,
 };
 use super::table::Fixture::{ConnectedTcp, ConnectedUdp, FreshTcp, Listener, Outside, Unix};
@@ -86,9 +86,9 @@ fn tcp() -> Vec<Vector> {
         tcp4("fastopen4-connect"),
         tcp4("mptcp4").needs("probe-mptcp"),
         leak("mptcp6", CONNECT, WITNESS6, Seen::Tcp).needs("probe-mptcp"),
-        leak("mptcp4-fastopen", SENDTO, WITNESS, Seen::Tcp).needs("probe-mptcp"),
+        leak("mptcp4-fastopen", SENDTO, WITNESS, Seen::Tcp).needs("probe-mptcp-fastopen"),
         tcp4("smc4").needs("probe-smc"),
-        tcp4("smc4-ipproto").needs("probe-smc"),
+        tcp4("smc4-ipproto").needs("probe-smc-ipproto"),
         leak("sctp4", SOCKET, Any, Seen::Packet(132, "203.0.113.5")).needs("probe-sctp"),
         leak("dccp4", CONNECT, WITNESS, Seen::Packet(33, "203.0.113.5")).needs("probe-dccp"),
         leak("tcp4-repair", CONNECT, WITNESS, Seen::Packet(6, "203.0.113.5")).root(),
@@ -240,8 +240,8 @@ fn births() -> Vec<Vector> {
         tcp4("thread"),
         tcp4("thread").linked_statically(),
         tcp4("thread").narrow(),
-        tcp4("thread-leader-gone"),
-        tcp4("thread-own-files"),
+        tcp4("thread-leader-gone").except(OwnTable),
+        tcp4("thread-own-files").except(OwnTable),
         tcp4("daemon").except(ProgramHasEnded(LATE)),
         tcp4("outlive").except(ProgramHasEnded(LATE)),
         tcp4("exec"),

@@ -128,6 +128,8 @@ pub enum Exception {
     /// For an ordinary user's sockstrace without `--user-namespace` the process is out of reach: it is
     /// refused, and reported without an address.
     OutOfReach,
+    /// Before Linux 6.9 the thread's descriptors are out of reach: it is refused, and reported without an address.
+    OwnTable,
     /// With this backend the socket itself is refused where leaks are: no hook sees all that it could reach.
     SocketRefused(&'static str),
     /// A flood: with this backend nobody waits for us, and events for which there is no room are counted.

@@ -33,6 +33,9 @@ pub struct Remote {
     tid: Pid,
     pid: Pid,
     pidfd: OwnedFd,
+    /// Its descriptors are out of reach: before Linux 6.9 a pidfd leads to those of the process alone, and the thread
+    /// has a table of its own, or its process has none any more because the first thread has ended.
+    is_apart: bool,
     /// Files in /proc, opened when they are first needed: looking their paths up costs more than reading.
     pagemap: OnceLock<Option<File>>,
     directory: OnceLock<Option<File>>,
@@ -67,23 +70,23 @@ impl Remote {
     /// # Errors
     /// ESRCH where it is gone; EMFILE and the like where we can't.
     pub fn open(tid: Pid) -> Result<Self, Errno> {
-        let (pidfd, pid) = match pidfd_open(tid, PIDFD_THREAD) {
+        let (pidfd, pid, is_apart) = match pidfd_open(tid, PIDFD_THREAD) {
             Err(Errno::EINVAL) => {
                 let pid = Identity::read(tid)?.pid;
-                // Before 6.9 a thread with a descriptor table of its own is out of reach.
-                if !shares_descriptors(tid, pid)? {
-                    return Err(Errno::EPERM);
-                }
-                (pidfd_open(pid, 0)?, pid)
+                let shares = match shares_descriptors(tid, pid) {
+                    Err(Errno::ESRCH) => return Err(Errno::ESRCH),
+                    shares => shares == Ok(true),
+                };
+                (pidfd_open(pid, 0)?, pid, !shares)
             }
             pidfd => {
                 let pidfd = pidfd?;
                 let identity = identity_of(pidfd.as_fd()).map_or_else(|| Identity::read(tid), Ok)?;
-                (pidfd, identity.pid)
+                (pidfd, identity.pid, false)
             }
         };
         let [pagemap, directory, children, name] = std::array::from_fn(|_| OnceLock::new());
-        Ok(Self { tid, pid, pidfd, pagemap, directory, children, name })
+        Ok(Self { tid, pid, pidfd, is_apart, pagemap, directory, children, name })
     }
 
     /// Who it is now: ids change.
@@ -173,6 +176,9 @@ impl Remote {
 
     /// See [`crate::Tracee::duplicate`].
     pub fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        if self.is_apart {
+            return Err(Errno::EPERM);
+        }
         // SAFETY: takes integers only.
         let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.pidfd.as_raw_fd(), fd, 0) };
         let duplicate = Errno::result(result)?;

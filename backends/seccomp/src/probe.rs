@@ -89,7 +89,7 @@ fn descriptors() -> Finding {
     match kernel() {
         version if version >= (6, 9, 0) => finding(what, Some(true), "PIDFD_THREAD (Linux 6.9)"),
         version if version >= (5, 6, 0) => {
-            finding(what, None, "Linux 6.9 is needed: such threads' calls are refused")
+            finding(what, None, "Linux 6.9 is needed: such threads' calls count as leaks and are refused")
         }
         _ => finding(what, Some(false), "pidfd_getfd (Linux 5.6) is missing"),
     }

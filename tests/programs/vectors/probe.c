@@ -11,11 +11,22 @@ static int smc(char **args) { (void)args; return can_open(43, SOCK_STREAM, 0); }
 static int sctp(char **args) { (void)args; return can_open(AF_INET, SOCK_STREAM, IPPROTO_SCTP); }
 static int dccp(char **args) { (void)args; return can_open(AF_INET, SOCK_DCCP, IPPROTO_DCCP); }
 static int mptcp(char **args) { (void)args; return can_open(AF_INET, SOCK_STREAM, 262); }
+static int smc_ipproto(char **args) { (void)args; return can_open(AF_INET, SOCK_STREAM, 256); }
 static int udplite(char **args) { (void)args; return can_open(AF_INET, SOCK_DGRAM, IPPROTO_UDPLITE); }
 static int xdp(char **args) { (void)args; return can_open(44, SOCK_RAW, 0); }
 static int vsock(char **args) { (void)args; return can_open(AF_VSOCK, SOCK_STREAM, 0); }
 static int packet(char **args) { (void)args; return can_open(AF_PACKET, SOCK_RAW, 0); }
 static int tun(char **args) { (void)args; return open("/dev/net/tun", O_RDWR) < 0 ? refused("/dev/net/tun") : 0; }
+
+/* Linux 6.2; to a port where nobody listens. */
+static int mptcp_fastopen(char **args)
+{
+    (void)args;
+    struct address to = at("127.0.0.1", 9);
+    int fd = open_socket(AF_INET, SOCK_STREAM, 262);
+    ssize_t sent = sendto(fd, "", 1, MSG_FASTOPEN, &to.any, to.length);
+    return sent < 0 && errno == EOPNOTSUPP ? refused("MSG_FASTOPEN") : 0;
+}
 
 static int rthdr(char **args)
 {
@@ -34,6 +45,8 @@ static int uring(char **args)
 
 /* In a user namespace that maps root alone nobody else can be. */
 static int nobody(char **args) { (void)args; return setgid(65534) != 0 || setuid(65534) != 0 ? refused("setuid") : 0; }
+/* The descriptors of a single thread can be got at: Linux 6.9 (PIDFD_THREAD is O_EXCL). */
+static int pidfd_thread(char **args) { (void)args; return syscall(SYS_pidfd_open, gettid(), O_EXCL) < 0 ? refused("pidfd_open") : 0; }
 static int any_program(char **args) { (void)args; return 0; /* that this runs is the proof */ }
 
 const struct vector probe_vectors[] = {
@@ -41,6 +54,8 @@ const struct vector probe_vectors[] = {
     {"probe-sctp", sctp},
     {"probe-dccp", dccp},
     {"probe-mptcp", mptcp},
+    {"probe-smc-ipproto", smc_ipproto},
+    {"probe-mptcp-fastopen", mptcp_fastopen},
     {"probe-udplite", udplite},
     {"probe-xdp", xdp},
     {"probe-vsock", vsock},
@@ -49,6 +64,7 @@ const struct vector probe_vectors[] = {
     {"probe-rthdr", rthdr},
     {"probe-uring", uring},
     {"probe-nobody", nobody},
+    {"probe-pidfd-thread", pidfd_thread},
     {"probe-i386", any_program},
     {NULL, NULL},
 };

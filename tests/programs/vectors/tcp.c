@@ -137,8 +137,17 @@ static int mptcp4(char **args) { (void)args; return of_protocol(FOREIGN4, AF_INE
 static int mptcp6(char **args) { (void)args; return of_protocol(FOREIGN6, AF_INET6, SOCK_STREAM, IPPROTO_MPTCP); }
 static int smc4(char **args) { (void)args; return of_protocol(FOREIGN4, FAMILY_SMC, SOCK_STREAM, 0); }
 static int smc_ipproto(char **args) { (void)args; return of_protocol(FOREIGN4, AF_INET, SOCK_STREAM, 256); }
-static int sctp4(char **args) { (void)args; return of_protocol(FOREIGN4, AF_INET, SOCK_STREAM, IPPROTO_SCTP); }
-static int dccp4(char **args) { (void)args; return of_protocol(FOREIGN4, AF_INET, SOCK_DCCP, IPPROTO_DCCP); }
+
+/* Nobody listens there: that the answer comes shows that the question was sent. */
+static int ask(int type, int protocol)
+{
+    struct address to = at(FOREIGN4, PORT);
+    int fd = open_socket(AF_INET, type, protocol);
+    return connect(fd, &to.any, to.length) != 0 && errno != ECONNREFUSED ? refused("connect") : 0;
+}
+
+static int sctp4(char **args) { (void)args; return ask(SOCK_STREAM, IPPROTO_SCTP); }
+static int dccp4(char **args) { (void)args; return ask(SOCK_DCCP, IPPROTO_DCCP); }
 
 /* A socket under repair is connected without a packet; leaving repair sends one. */
 static int repair(char **args)
