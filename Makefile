@@ -9,7 +9,7 @@ CARGO ?= cargo
 target := $(or $(CARGO_TARGET_DIR),target)
 sockstrace := $(target)/release/sockstrace
 
-.PHONY: all build demo test cpython bench bench-redirect deb check deps clean
+.PHONY: all build demo test kernels cpython bench bench-redirect deb check deps clean
 
 all: build
 
@@ -25,6 +25,12 @@ demo:
 test:
 	@tests/deps.sh test
 	$(CARGO) test --locked --workspace --no-fail-fast
+
+# Tests under other kernels (Debian's 6.1 and 6.12), in qemu: a quarter of an hour each; as root. One of them, or other
+# tests: make kernels SERIES=6.1, and see tests/kernels/run.sh.
+kernels:
+	@tests/deps.sh kernels
+	tests/kernels/run.sh $(SERIES)
 
 # CPython's own test suites, untraced and traced (about 10 minutes)
 cpython: build

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what is missing: tests/deps.sh build|demo|test|bench. For Debian and its kin, as root; a Rust
-# toolchain must be there.
+# Installs what is missing: tests/deps.sh build|demo|test|bench|kernels. For Debian and its kin, as root; a
+# Rust toolchain must be there.
 set -eu
 
 # What is needed, as COMMAND=PACKAGE or FILE=PACKAGE: what is there already, from wherever, stays.
@@ -18,14 +18,19 @@ test=("${demo[@]}" setpriv=util-linux dash=dash strace=strace gdb=gdb g++=g++ ob
 # i386 programs are tested where the machine can run them.
 [ "$(uname -m)" != x86_64 ] || test+=(/usr/include/asm=gcc-multilib)
 
-bench=("${test[@]}" torsocks=torsocks proxychains4=proxychains4 redsocks=redsocks nft=nftables)
+bench=("${test[@]}" bpftrace=bpftrace torsocks=torsocks proxychains4=proxychains4 redsocks=redsocks nft=nftables)
+
+# Other kernels.
+kernels=("${test[@]}" qemu-system-x86_64=qemu-system-x86 /usr/lib/qemu/virtiofsd=qemu-system-common cpio=cpio depmod=kmod
+    jq=jq)
 
 case "${1:-}" in
     build) wanted=("${build[@]}") ;;
     demo) wanted=("${demo[@]}") ;;
     test) wanted=("${test[@]}") ;;
     bench) wanted=("${bench[@]}") ;;
-    *) echo "usage: $0 build|demo|test|bench" >&2; exit 2 ;;
+    kernels) wanted=("${kernels[@]}") ;;
+    *) echo "usage: $0 build|demo|test|bench|kernels" >&2; exit 2 ;;
 esac
 
 # Debian keeps some of these out of an ordinary user's PATH.

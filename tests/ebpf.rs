@@ -27,6 +27,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use support::run::patience;
 use support::stage::Stage;
 use table::{At, Exception, Fixture, Native, Vector};
 use watcher::Watcher;
@@ -110,7 +111,7 @@ fn every_vector_is_seen() {
                 && row.abi == text(event, "abi")
                 && (!row.guest.starts_with("uring-") || text(event, "via") == "io_uring")
         };
-        let seen = watcher.wait_for(Duration::from_secs(2), fits);
+        let seen = watcher.wait_for(patience(Duration::from_secs(2)), fits);
         checked += 1;
         if !seen {
             let calls: Vec<_> = watcher.since().iter().map(ToString::to_string).collect();
@@ -253,7 +254,7 @@ fn what_is_lost_is_counted() {
         udp.send_to(b"x", own).unwrap();
     }
     watcher.signal(libc::SIGCONT);
-    assert!(watcher.wait_for(Duration::from_secs(10), |event| event["kind"] == "lost"));
+    assert!(watcher.wait_for(patience(Duration::from_secs(10)), |event| event["kind"] == "lost"));
     let text = watcher.stop_for_text();
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let summary = events.last().unwrap();

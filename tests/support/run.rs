@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,14 @@ const REPORT_FD: RawFd = 9;
 /// The program under test; `SOCKSTRACE_BIN` overrides it.
 pub fn sockstrace() -> PathBuf {
     std::env::var_os("SOCKSTRACE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_sockstrace").into()).into()
+}
+
+/// How long to wait for something: longer by `SOCKSTRACE_TEST_PATIENCE` on a slow machine.
+pub fn patience(usual: Duration) -> Duration {
+    static FACTOR: LazyLock<u32> = LazyLock::new(|| {
+        std::env::var("SOCKSTRACE_TEST_PATIENCE").map_or(1, |factor| factor.parse().expect("a number"))
+    });
+    usual * *FACTOR
 }
 
 /// A command to be run.
@@ -108,7 +117,7 @@ impl Run {
             dir: dir.into(),
             fds: Vec::new(),
             user: None,
-            deadline: Duration::from_secs(20),
+            deadline: patience(Duration::from_secs(20)),
             linger: Duration::from_secs(3),
             output: Output::Own,
             environment: Vec::new(),
@@ -177,7 +186,7 @@ impl Run {
 
     /// Fails the run when it takes longer.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = patience(deadline);
         self
     }
 

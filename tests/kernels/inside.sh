@@ -1,0 +1,33 @@
+#!/bin/bash
+# In the machine: makes of it what tests expect, runs them, and turns it off.
+cd "$CHECKOUT" || exit
+mount -t securityfs none /sys/kernel/security
+mkdir -p /dev/pts /dev/shm /lib/modules
+mount -t devpts none /dev/pts
+mount -t tmpfs none /dev/shm
+mount -t cgroup2 none /sys/fs/cgroup
+mount --bind "$MODULES" /lib/modules
+ln -sf /proc/self/fd /dev/fd
+ip link set lo up
+# Filters and families that are modules, some of which aren't loaded by being asked for.
+modprobe -qa veth dummy tun vsock_loopback
+
+echo "Linux $(uname -r): $(cat /sys/kernel/security/lsm 2> /dev/null)"
+"$SOCKSTRACE" doctor
+failed=0
+while IFS=$'\t' read -r test binary; do
+    started=$SECONDS
+    if timeout --kill-after 10 "${SOCKSTRACE_TEST_LIMIT:-900}" \
+        "$binary" --exact "${test#*:}" --show-output --test-threads=1 > /run/output 2>&1 < /dev/null &&
+        grep -q '1 passed' /run/output; then
+        echo "passed $((SECONDS - started)) s $test"
+        grep -a 'skipped' /run/output
+    else
+        echo "FAILED $((SECONDS - started)) s $test"
+        sed 's/^/    /' /run/output
+        failed=1
+    fi
+done < "$PLAN"
+[ $failed = 1 ] || echo "all tests passed"
+echo o > /proc/sysrq-trigger
+sleep 60

@@ -1,0 +1,112 @@
+#!/bin/bash
+# Runs tests under other kernels: Debian's for cloud machines, in qemu, without KVM (slow, but anywhere).
+#
+#   tests/kernels/run.sh [SERIES…]        6.1 6.12, unless others are named: the newest package of each in apt's lists
+#
+# The machine has no network but its own loopback. Its root is this one's, with a layer of memory over it: what is
+# installed and built here is there, and nothing that is done there stays. As root, after tests/deps.sh kernels.
+#
+#   TESTS="vectors:ebpf_log quiet:silence" names tests (default: those in tests/kernels/plan)
+#   SOCKSTRACE_CASE=tcp4                   takes the rows of tables whose names contain it
+#   APPEND="lsm=landlock,lockdown"         is added to the kernel's command line
+set -eu -o pipefail
+cd "$(dirname "$0")/../.."
+here=$PWD/tests/kernels
+PATH=$PATH:/usr/sbin:/sbin
+export SOCKSTRACE_TEST_PATIENCE=${SOCKSTRACE_TEST_PATIENCE:-6}
+series=("$@")
+[ $# != 0 ] || series=(6.1 6.12)
+[ "$(id -u)" = 0 ] || { echo "$0: virtiofsd shows files to the machine: it needs root" >&2; exit 1; }
+
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+store=$target/kernels
+mkdir -p "$store"
+work=$(mktemp -d)
+trap 'rm -rf "$work"; [ -z "$(jobs -p)" ] || kill $(jobs -p) 2> /dev/null || true' EXIT
+
+# The tests: which file has which, as TARGET PATH.
+mapfile -t wanted < <(if [ -n "${TESTS:-}" ]; then tr ' ' '\n' <<< "$TESTS"; else grep -v '^#' "$here/plan"; fi)
+binaries=$(printf '%s\n' "${wanted[@]%%:*}" | sort -u)
+arguments=(--bin sockstrace --test vectors)
+for binary in $binaries; do arguments+=(--test "$binary"); done
+${CARGO:-cargo} test --locked --no-run --message-format=json "${arguments[@]}" 2> "$work/build" > "$work/built" ||
+    { cat "$work/build" >&2; exit 1; }
+jq -r 'select(.executable and .profile.test == (.target.kind[0] == "test")) | "\(.target.name) \(.executable)"' "$work/built" | sort -u > "$work/executables"
+for test in "${wanted[@]}"; do
+    path=$(awk -v name="${test%%:*}" '$1 == name { print $2 }' "$work/executables")
+    printf '%s\t%s\n' "$test" "${path:?"no test binary ${test%%:*}"}"
+done > "$work/plan"
+# Has the guests compiled, here where it is fast.
+SOCKSTRACE_CASE=none "$(awk '$1 == "vectors" { print $2 }' "$work/executables")" natively > "$work/natively" 2>&1 ||
+    { cat "$work/natively"; exit 1; }
+
+# Fetches and unpacks a kernel; its folder.
+kernel() {
+    local package folder
+    package=$(apt-cache search --names-only "^linux-image-${1//./\\.}[.][0-9.+~a-z-]*cloud-amd64\$" | awk '{ print $1 }' |
+        grep -v dbg | sort -V | tail -1)
+    [ -n "$package" ] || { echo "$0: apt knows no cloud kernel $1 (apt-get update?)" >&2; return 1; }
+    folder=$store/$package
+    if [ ! -d "$folder" ]; then
+        mkdir "$work/package"
+        chmod 777 "$work" "$work/package"
+        (cd "$work/package" && apt-get -qq download "$package" && dpkg-deb -x "$package"_*.deb unpacked) >&2
+        # Modules are under /usr in newer packages.
+        [ -d "$work/package/unpacked/lib/modules" ] || ln -s usr/lib "$work/package/unpacked/lib"
+        depmod -b "$work/package/unpacked" "${package#linux-image-}"
+        mv "$work/package/unpacked" "$folder"
+        rm -r "$work/package"
+    fi
+    echo "$folder"
+}
+
+# What mounts the machine's root: the kernel's modules for that, and programs of here.
+initrd() {
+    local folder=$1 version=$2 root=$work/initrd file name
+    rm -rf "$root"
+    mkdir -p "$root"/{proc,sys,dev,run,rw,host,new,modules,usr/bin,usr/sbin,usr/lib,usr/lib64}
+    for file in bin sbin lib lib64; do ln -s "usr/$file" "$root/$file"; done
+    for file in dash mount mkdir insmod switch_root; do
+        file=$(command -v $file)
+        for file in "$file" $(ldd "$file" | grep -o '/[^ ]*'); do
+            mkdir -p "$root$(dirname "$file")"
+            cp -L "$file" "$root$file"
+        done
+    done
+    # In the order in which they need each other.
+    modprobe -d "$folder" -S "$version" -a --show-depends virtio_pci virtiofs overlay | awk '/^insmod/ { print $2 }' |
+        while read -r file; do
+            cp "$file" "$root/modules/"
+            echo "/modules/${file##*/}"
+        done | awk '!seen[$0]++' > "$root/modules/order"
+    cp "$here/init.sh" "$root/init"
+    {
+        printf 'export %s=%q\n' CHECKOUT "$PWD" MODULES "$folder/lib/modules" PLAN "$work/plan" SOCKSTRACE \
+            "$(awk '$1 == "sockstrace" { print $2 }' "$work/executables")"
+        for name in "${!SOCKSTRACE_@}"; do printf 'export %s=%q\n' "$name" "${!name}"; done
+    } > "$root/settings"
+    (cd "$root" && find . | cpio --quiet -o -H newc) | gzip -1 > "$work/initrd.gz"
+}
+
+failed=()
+for one in "${series[@]}"; do
+    folder=$(kernel "$one")
+    version=$(basename "$folder"/boot/vmlinuz-*)
+    version=${version#vmlinuz-}
+    initrd "$folder" "$version"
+    printf '\n=== %s\n' "$version"
+    /usr/lib/qemu/virtiofsd --socket-path="$work/socket" -o source=/ -o cache=always -o sandbox=chroot \
+        > "$work/virtiofsd.log" 2>&1 &
+    server=$!
+    while [ ! -e "$work/socket" ]; do kill -0 $server || { cat "$work/virtiofsd.log"; exit 1; }; sleep 0.1; done
+    timeout "${SECONDS_AT_MOST:-3600}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3G -nographic \
+        -nic none -no-reboot -object memory-backend-memfd,id=memory,size=3G,share=on -numa node,memdev=memory \
+        -chardev socket,id=files,path="$work/socket" -device vhost-user-fs-pci,chardev=files,tag=host \
+        -kernel "$folder/boot/vmlinuz-$version" -initrd "$work/initrd.gz" \
+        -append "console=ttyS0 quiet panic=-1 ${APPEND:-}" < /dev/null 2>&1 | sed -u 's/\r//g; s/\x1b[^A-Za-z]*[A-Za-z]//g' | tee "$store/$one.log" || true
+    kill $server 2> /dev/null || true
+    wait $server || true
+    rm -f "$work/socket"
+    grep -q '^all tests passed$' "$store/$one.log" || failed+=("$version")
+done
+[ ${#failed[@]} = 0 ] || { printf '\nfailed under %s\n' "${failed[*]}"; exit 1; }
