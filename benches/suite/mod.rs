@@ -111,7 +111,9 @@ impl Suite {
 
     fn has(&self, supervisor: &str) -> bool {
         let words = &self.supervisors[supervisor];
-        let can = !words.iter().any(|word| word == "--backend=ebpf") || *EBPF_WORKS;
+        let names = |name: &str| words.iter().any(|word| word == name);
+        let can = !(names("--backend=ebpf") || names("--all")) || *EBPF_WORKS;
+        let can = can && (!names("bpftrace") || is_installed("bpftrace"));
         can && words.first().is_none_or(|program| is_installed(program))
     }
 
