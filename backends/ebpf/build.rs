@@ -22,7 +22,7 @@ fn main() {
         return without("clang is missing: --backend ebpf and --all will not work in this build");
     };
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    for object in ["watch", "capture"] {
+    for object in ["watch", "capture", "trial"] {
         if let Err(why) = compile(&clang, object, target, &out) {
             return without(&why);
         }

@@ -49,6 +49,8 @@ pub struct Hooked {
     /// They are to be held up all the same: UNIX destinations are judged, which the hooks can't, or who leaks is to
     /// wait until the whole tree has been killed.
     pub holds: bool,
+    /// Control data are judged there where they can be, so that messages are not to be stopped at.
+    pub messages: bool,
 }
 
 impl Hooked {
@@ -57,6 +59,7 @@ impl Hooked {
     pub fn covers(self, call: Syscall) -> bool {
         match call {
             Syscall::Connect | Syscall::Sendto => !self.holds,
+            Syscall::Sendmsg | Syscall::Sendmmsg => self.messages && !self.holds,
             Syscall::IoUringSetup => !self.refuses && !self.holds,
             _ => false,
         }
@@ -298,7 +301,8 @@ mod tests {
 
     #[test]
     fn what_the_hooks_judge_is_not_stopped_at() {
-        let hooked = |refuses, holds| Interest { hooked: Some(Hooked { refuses, holds }), ..PLAIN };
+        let hooked =
+            |refuses, holds| Interest { hooked: Some(Hooked { refuses, holds, messages: false }), ..PLAIN };
         let sendto = [3, 1, 1, 0, 1, 16];
         for (interest, connect, ring) in [
             (hooked(false, false), false, false),
@@ -320,7 +324,7 @@ mod tests {
 
     #[test]
     fn sockets_that_no_hook_sees_are_stopped_at() {
-        let interest = Interest { hooked: Some(Hooked { refuses: true, holds: false }), ..PLAIN };
+        let interest = Interest { hooked: Some(Hooked { refuses: true, holds: false, messages: true }), ..PLAIN };
         for (domain, kind, protocol) in
             [(2, 2, 1), (10, 2, 58), (2, 2, 136), (10, 6, 0), (2, 1, 256), (2, 0x80802, 136), (40, 1, 0)]
         {

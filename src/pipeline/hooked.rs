@@ -15,7 +15,7 @@ use crate::policy::Verdict;
 use crate::run::say;
 use crate::stacks::promise;
 use nix::unistd::Pid;
-use sockstrace_backend::hooks::{Hooks, Refusal, StacksOf, Then};
+use sockstrace_backend::hooks::{Hooks, MESSAGES, Refusal, StacksOf, Then};
 use sockstrace_backend::observed::{Interface, Observation, ObservedCall, SocketCall};
 use sockstrace_backend::{Plan, Syscall};
 use std::borrow::Cow;
@@ -52,7 +52,9 @@ impl Pipeline {
             _ => None,
         };
         let holds = policy.judges_unix() || self.config.on_leak == OnLeak::KillTree;
-        let hooked = Hooked { refuses: refusal.is_some(), holds };
+        // Netlink dumps are read from what is sent.
+        let messages = !policy.judges_disclosure();
+        let hooked = Hooked { refuses: refusal.is_some(), holds, messages };
         let interest = Interest {
             incoming: policy.judges_incoming(),
             disclosure: policy.judges_disclosure(),
@@ -67,6 +69,10 @@ impl Pipeline {
         }
         if covers(Syscall::Sendto) && !policy.judges_disclosure() {
             calls.push(SocketCall::Sendto);
+        }
+        let messages = covers(Syscall::Sendmsg);
+        if messages {
+            calls.extend(MESSAGES);
         }
         let local = [SocketCall::Bind, SocketCall::Listen, SocketCall::Accept, SocketCall::Accept4];
         if self.traces_all() && !policy.judges_incoming() {
@@ -90,7 +96,8 @@ impl Pipeline {
             Stack::Auto => StacksOf::Leaks,
             Stack::Always => StacksOf::Everything,
         };
-        let hooks = Hooks { networks: policy.networks_in_kernel(), refusal, calls, counted, requests, stacks };
+        let networks = policy.networks_in_kernel();
+        let hooks = Hooks { networks, refusal, calls, counted, messages, requests, stacks };
         Plan { traps: interest::traps(interest), hooks: Some(hooks), ..plan }
     }
 

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::captured::{Captured, Wanted};
 use sockstrace_backend::observed::{
-    Actor, ExistingSocket, Interface, Kind, Observation, ObservedCall, Observer, SocketCall, StateChange,
+    Actor, Course, ExistingSocket, Interface, Kind, Observation, ObservedCall, Observer, SocketCall, StateChange,
 };
 use sockstrace_backend::proc;
 use std::borrow::Cow;
@@ -25,6 +25,8 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
+
+const UNTOLD: &str = "more control messages than are looked at, or such as can't be read";
 
 /// How long the last lines may take.
 const LAST_LINES: Duration = Duration::from_secs(5);
@@ -345,7 +347,13 @@ pub(super) fn judge<'p>(
     let operation = match seen.call {
         SocketCall::Connect => Operation::Connect { destination: judged().unwrap_or_else(malformed) },
         SocketCall::Sendto | SocketCall::Sendmsg | SocketCall::Sendmmsg => {
-            Operation::Send { destination: judged(), way: Way::ByDestination }
+            let way = match seen.course {
+                Course::ByDestination => Way::ByDestination,
+                Course::SourceRouted => Way::SourceRouted,
+                Course::Chosen => Way::Chosen,
+                Course::Untold => return policy.judge(&Operation::Undecidable { why: UNTOLD }, kind),
+            };
+            Operation::Send { destination: judged(), way }
         }
         SocketCall::Bind => Operation::Bind { local: judged().unwrap_or_else(malformed) },
         SocketCall::Listen => Operation::Listen { local: judged().unwrap_or_else(malformed) },

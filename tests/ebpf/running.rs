@@ -2,11 +2,13 @@
 
 use super::alone;
 use super::support::programs::programs;
-use super::support::run::{Run, Status, sockstrace};
+use super::support::run::{Run, Status, patience, sockstrace};
 use super::support::stage::Stage;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Runs a stage's thread of its own: it is taken into a network namespace.
 fn on_stage(body: impl FnOnce(&Stage) + Send) {
@@ -80,6 +82,65 @@ for family, address in [(socket.AF_INET, ('203.0.113.5', 7777)), (socket.AF_INET
             );
             assert_eq!((event.number("fd"), event.number("return")), (Some(77), Some(-1)), "{event:?}");
         }
+        assert!(stage.truth().foreign().is_empty());
+    });
+}
+
+/// Whether messages are judged by LSM programs here.
+fn lsm_works() -> bool {
+    let doctor = Command::new(sockstrace()).arg("doctor").output().unwrap();
+    let text = String::from_utf8_lossy(&doctor.stdout);
+    text.lines().any(|line| line.contains("lsm/socket_sendmsg") && line.trim_start().starts_with("yes"))
+}
+
+/// With LSM programs sendmsg waits for nobody: it goes on while sockstrace stands still, and is judged all the same.
+#[test]
+fn messages_wait_for_nobody() {
+    const SENDS: &str = "
+import array, os, socket, sys, time
+os.chdir(sys.argv[1])
+left, right = socket.socketpair()
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+open('ready', 'w').close()
+while not os.path.exists('go'):
+    time.sleep(0.01)
+for _ in range(100):
+    left.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [0]))])
+udp.sendmsg([b'x'], [], 0, ('203.0.113.9', 9053))
+chosen = (socket.IPPROTO_IP, 8, b'\\2\\0\\0\\0' + bytes(8))
+for control, address in [([], ('203.0.113.5', 7777)), ([chosen], ('127.0.0.1', 9053))]:
+    try:
+        udp.sendmsg([b'x'], control, 0, address)
+    except OSError as error:
+        print(error.errno, flush=True)
+open('done', 'w').close()
+";
+    let Some(_alone) = alone() else { return };
+    if !lsm_works() {
+        return println!("skipped: this kernel takes no LSM programs");
+    }
+    on_stage(|stage| {
+        let run = Run::new("ebpf", &stage.dir).allow_stage().args(["--allow-loopback", "--stack=never"]);
+        let program = ["/usr/bin/python3".as_ref(), "-c".as_ref(), SENDS.as_ref(), stage.dir.as_os_str()];
+        let running = run.program(program).start();
+        let is_there = |name: &str| {
+            let end = Instant::now() + patience(Duration::from_secs(10));
+            while !stage.dir.join(name).exists() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            stage.dir.join(name).exists()
+        };
+        let sockstrace = Pid::from_raw(running.pid);
+        assert!(is_there("ready"));
+        kill(sockstrace, Signal::SIGSTOP).unwrap();
+        std::fs::write(stage.dir.join("go"), "").unwrap();
+        let went_on = is_there("done");
+        kill(sockstrace, Signal::SIGCONT).unwrap();
+        let outcome = running.finish();
+        assert!(went_on, "{outcome:?}");
+        assert!(outcome.complaints().is_empty() && outcome.stdout == "1\n1\n", "{outcome:?}");
+        let told: Vec<_> = outcome.leaks().map(|leak| (leak.text("syscall"), leak.text("address"))).collect();
+        assert_eq!(told, [("sendmsg", "203.0.113.5:7777"), ("sendmsg", "127.0.0.1:9053")], "{outcome:?}");
         assert!(stage.truth().foreign().is_empty());
     });
 }

@@ -18,13 +18,26 @@ pub struct Hooks {
     /// The system calls of which what is refused is reported, and what is let go is counted
     /// ([`crate::observed::Observation::Passed`]).
     pub counted: Vec<SocketCall>,
+    /// Control data of messages are to be judged too, so that sendmsg and sendmmsg need not be stopped at. Where the
+    /// kernel has no hook for that, the backend stops at them all the same.
+    pub messages: bool,
     /// The operations of an io_uring to report.
     pub requests: Vec<SocketCall>,
     /// Of which of these calls the stack is told too.
     pub stacks: StacksOf,
 }
 
+/// The system calls that send messages with control data.
+pub const MESSAGES: [SocketCall; 2] = [SocketCall::Sendmsg, SocketCall::Sendmmsg];
+
 impl Hooks {
+    /// Leaves messages to who stops at them.
+    pub fn forget_messages(&mut self) {
+        self.messages = false;
+        self.calls.retain(|call| !MESSAGES.contains(call));
+        self.counted.retain(|call| !MESSAGES.contains(call));
+    }
+
     /// Whether nobody asks for what is let go: the hooks can tell the rest by themselves.
     #[must_use]
     pub fn tells_refusals_alone(&self) -> bool {

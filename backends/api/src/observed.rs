@@ -127,6 +127,20 @@ pub enum Origin {
     Memory,
 }
 
+/// What a message's control data say of its way, where the kernel's copy of them was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Course {
+    /// Nothing, or they weren't looked at.
+    #[default]
+    ByDestination,
+    /// By other hosts.
+    SourceRouted,
+    /// By an interface or a routing table of the program's choice.
+    Chosen,
+    /// They can't be told: there are more of them than are looked at.
+    Untold,
+}
+
 /// An operation that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedCall {
@@ -150,6 +164,8 @@ pub struct ObservedCall {
     pub peer: Option<SocketAddr>,
     /// `MSG_*`, of a send.
     pub flags: i32,
+    /// The way that a message takes.
+    pub course: Course,
     /// What it gave (negative: −errno). `None` where its thread was killed in it, or a signal interrupted it.
     pub result: Option<i64>,
     /// What the rules in the kernel said: whether it leaks. `None` where they weren't asked.

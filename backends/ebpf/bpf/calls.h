@@ -151,15 +151,24 @@ INLINE struct call *call_in_hook(void)
 	return map_lookup(&requests, &request);
 }
 
+// A further message of the same call begins.
+INLINE void end_message(struct call *call)
+{
+	if (call->source != FROM_HOOK || !takes_message_batch(call->op))
+		return;
+	complete_scope(call);
+	emit_call(call, 0, MORE);
+	call->source = FROM_NOWHERE;
+	call->name_length = 0;
+	call->way = BY_DESTINATION;
+	call->verdict &= ~(JUDGED | LEAKS);
+}
+
 INLINE int keep(struct call *call, struct bpf_sock_addr *context, int six, be32 ip4, const be32 *ip6, u16 port)
 {
 	u16 family = six ? AF_INET6 : AF_INET;
 
-	// A further message of the same call.
-	if (call->source == FROM_HOOK && takes_message_batch(call->op)) {
-		complete_scope(call);
-		emit_call(call, 0, MORE);
-	}
+	end_message(call);
 	__builtin_memset(call->name, 0, 28);
 	__builtin_memcpy(call->name, &family, 2);
 	__builtin_memcpy(call->name + 2, &port, 2);

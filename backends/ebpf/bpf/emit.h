@@ -149,29 +149,47 @@ INLINE int heeds_scope(struct call *call)
 	return call->source == FROM_HOOK && call->name_length == 28 && is_scoped(call->name);
 }
 
-GLOBAL int complete_scope(struct call *call)
+// Where a call's address lies in the caller's memory; of several messages that of the first.
+INLINE u64 name_of(u8 op, const u64 *args, u8 abi)
 {
 	u64 pointer = 0;
 	u32 half = 0;
 
-	if (!call || !heeds_scope(call) || is_request(call))
-		return 0;
-	switch (call->op) {
+	switch (op) {
 	case OP_BIND:
 	case OP_CONNECT:
-		return scope_from_user(call, call->args[1]);
+		return args[1];
 	case OP_SENDTO:
 	case OP_RECVFROM:
-		return scope_from_user(call, call->args[4]);
+		return args[4];
 	default:
-		if (call->abi == ABI_COMPAT) {
-			read_user(&half, 4, (void *)call->args[1]);
-			pointer = half;
-		} else {
-			read_user(&pointer, 8, (void *)call->args[1]);
+		if (abi == ABI_COMPAT) {
+			read_user(&half, 4, (void *)args[1]);
+			return half;
 		}
-		return scope_from_user(call, pointer);
+		read_user(&pointer, 8, (void *)args[1]);
+		return pointer;
 	}
+}
+
+INLINE u32 message_flags_of(u8 op, const u64 *args)
+{
+	switch (op) {
+	case OP_SENDMSG:
+		return args[2];
+	case OP_SENDTO:
+	case OP_SENDMMSG:
+		return args[3];
+	default:
+		return 0;
+	}
+}
+
+GLOBAL int complete_scope(struct call *call)
+{
+	if (!call || !heeds_scope(call) || is_request(call))
+		return 0;
+	return scope_from_user(call, name_of(call->op, call->args, call->abi));
 }
 
 INLINE int is_inet(u16 family)
@@ -201,6 +219,7 @@ GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
 	record->abi = call->abi;
 	record->source = call->source;
 	record->flags = flags | call->verdict;
+	record->way = call->way;
 	if (call->verdict & HAS_STACK)
 		record->time = call->stack_time;
 	if (call->has_socket) {
@@ -211,10 +230,7 @@ GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
 	}
 	record->name_length = call->name_length;
 	__builtin_memcpy(record->name, call->name, sizeof(record->name));
-	if (call->op == OP_SENDMSG)
-		record->message_flags = call->args[2];
-	else if (call->op == OP_SENDTO || call->op == OP_SENDMMSG)
-		record->message_flags = call->args[3];
+	record->message_flags = message_flags_of(call->op, call->args);
 	sk = (struct sock *)call->sk;
 	if (sk && is_inet(call->family)) {
 		local_of(&record->local, sk, call->family);

@@ -22,7 +22,9 @@ typedef u32 be32;
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
+#define SOCK_DGRAM 2
 #define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
 #define IPPROTO_MPTCP 262
 #define EPERM 1
 #define EINTR 4
@@ -175,6 +177,13 @@ struct inet_sock {
 struct socket {
 	s16 type;
 	struct sock *sk;
+} RELOCATED;
+
+struct msghdr {
+	void *msg_name;
+	int msg_namelen;
+	void *msg_control;
+	unsigned long msg_controllen;
 } RELOCATED;
 
 struct sockaddr_un {

@@ -19,6 +19,8 @@ const volatile u32 counted_ops;
 const volatile u32 wanted_stacks;
 // What a refused call returns: an errno.
 const volatile u32 refusal;
+// The same as LSM programs return it: the kernel must see that it is no other value.
+const volatile s64 refused;
 const volatile u32 wanted_states;
 const volatile u32 wanted_processes;
 
@@ -44,6 +46,8 @@ struct call {
 	u8 has_socket;
 	// JUDGED, LEAKS, HAS_STACK
 	u8 verdict;
+	// `enum way`
+	u8 way;
 	u16 family;
 	u16 type;
 	u16 protocol;

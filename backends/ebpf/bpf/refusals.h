@@ -36,13 +36,42 @@ INLINE void look_at_entry(struct entry *entry, struct task_struct *task)
 	entry->args[4] = words[4];
 }
 
-INLINE void emit_refusal(struct bpf_sock_addr *context, struct entry *entry, int six, be32 ip4, const be32 *ip6,
-			 u16 port, u8 op)
+// What a socket is.
+struct socket_kind {
+	u16 family;
+	u16 type;
+	u16 protocol;
+};
+
+// An address as a sockaddr; its length.
+INLINE u16 write_name(u8 *name, const struct prefix *to, u16 port)
+{
+	int four = is_ip4(to);
+	u16 family = four ? AF_INET : AF_INET6;
+
+	__builtin_memset(name, 0, 28);
+	__builtin_memcpy(name, &family, 2);
+	__builtin_memcpy(name + 2, &port, 2);
+	if (four)
+		__builtin_memcpy(name + 4, to->ip + 12, 4);
+	else
+		__builtin_memcpy(name + 8, to->ip, 16);
+	return four ? 16 : 28;
+}
+
+// Whether a call that is refused now is not told at its end.
+INLINE int is_untold(struct call *call)
+{
+	return !call || (!is_request(call) && !(wanted_ops & (1u << call->op)));
+}
+
+// `to` may be 0: there is no address.
+INLINE void emit_refusal(const struct socket_kind *kind, struct entry *entry, const struct prefix *to, u16 port, u8 way,
+			 u8 op)
 {
 	struct record *record = reserve(KIND_CALL);
-	u16 family = six ? AF_INET6 : AF_INET;
 	struct task_struct *task = current_task_direct();
-	u64 time;
+	u64 time, pointer;
 
 	if (!record)
 		return;
@@ -54,27 +83,23 @@ INLINE void emit_refusal(struct bpf_sock_addr *context, struct entry *entry, int
 	record->fd = -1;
 	record->op = op;
 	record->abi = ABI_UNKNOWN;
-	record->source = FROM_HOOK;
+	record->source = to ? FROM_HOOK : FROM_NOWHERE;
 	record->flags = HAS_RESULT | HAS_SOCKET | JUDGED | LEAKS;
-	record->family = context->family;
-	record->type = context->type;
-	record->protocol = context->protocol;
-	__builtin_memset(record->name, 0, 28);
-	__builtin_memcpy(record->name, &family, 2);
-	__builtin_memcpy(record->name + 2, &port, 2);
-	if (six)
-		__builtin_memcpy(record->name + 8, ip6, 16);
-	else
-		__builtin_memcpy(record->name + 4, &ip4, 4);
-	record->name_length = six ? 28 : 16;
+	record->family = kind->family;
+	record->type = kind->type;
+	record->protocol = kind->protocol;
+	record->way = way;
+	record->name_length = to ? write_name(record->name, to, port) : 0;
 	if (entry->op != OP_NONE) {
 		record->op = entry->op;
 		record->abi = entry->abi;
 		record->fd = (s32)entry->args[0];
-		if (entry->op == OP_SENDTO)
-			record->message_flags = entry->args[3];
-		if (six && is_scoped(record->name) && (entry->op == OP_CONNECT || entry->op == OP_SENDTO))
-			add_scope(record->name, entry->op == OP_CONNECT ? entry->args[1] : entry->args[4]);
+		record->message_flags = message_flags_of(entry->op, entry->args);
+		if (record->name_length == 28 && is_scoped(record->name)) {
+			pointer = name_of(entry->op, entry->args, entry->abi);
+			if (pointer)
+				add_scope(record->name, pointer);
+		}
 		if (tells_refusals_alone && wanted_stacks) {
 			time = emit_stack(record->tid, entry->regs);
 			if (time) {
@@ -115,6 +140,7 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 {
 	struct task_struct *task = current_task_direct();
 	struct prefix to = { .length = 128 };
+	struct socket_kind kind;
 	struct entry entry = {};
 	u32 tgid = task->tgid;
 	int leaks, ending;
@@ -126,9 +152,7 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 	if (six) {
 		__builtin_memcpy(to.ip, ip6, 16);
 	} else {
-		to.ip[10] = 0xff;
-		to.ip[11] = 0xff;
-		__builtin_memcpy(to.ip + 12, &ip4, 4);
+		set_ip4(&to, ip4);
 	}
 	leaks = !is_allowed(&to, context->protocol, port);
 	// Also where leaks are only recorded: nobody records any more.
@@ -145,9 +169,11 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 	}
 	if (judges == KILL_TREE)
 		end_tree();
-	if (!call || (!is_request(call) && !(wanted_ops & (1u << call->op)))) {
-		// A call that the end won't report.
-		emit_refusal(context, &entry, six, ip4, ip6, port, op);
+	if (is_untold(call)) {
+		kind.family = context->family;
+		kind.type = context->type;
+		kind.protocol = context->protocol;
+		emit_refusal(&kind, &entry, &to, port, BY_DESTINATION, op);
 	}
 	if (refusal != EPERM)
 		set_return(-(int)refusal);

@@ -11,6 +11,22 @@ struct prefix {
 	u8 ip[16];
 };
 
+INLINE void set_ip4(struct prefix *to, be32 ip)
+{
+	to->ip[10] = 0xff;
+	to->ip[11] = 0xff;
+	__builtin_memcpy(to->ip + 12, &ip, 4);
+}
+
+// Whether it is an IPv4 address, which begins with ten zeros.
+INLINE int is_ip4(const struct prefix *to)
+{
+	u32 words[3];
+
+	__builtin_memcpy(words, to->ip, 12);
+	return !words[0] && !words[1] && !to->ip[8] && !to->ip[9] && to->ip[10] == 0xff && to->ip[11] == 0xff;
+}
+
 // One bit a port, for sockets that speak TCP and for others.
 struct ports {
 	u8 tcp[8192];

@@ -83,8 +83,22 @@ struct record {
 	u32 message_flags;
 	struct endpoint local;
 	struct endpoint peer;
+	// `enum way`, of a send.
+	u32 way;
+	u32 padding;
 	// A sockaddr.
 	u8 name[128];
+};
+
+// What a message's control data say of its way.
+enum way {
+	BY_DESTINATION,
+	// By other hosts.
+	SOURCE_ROUTED,
+	// By an interface or routing table of the program's choice.
+	CHOSEN,
+	// More than is looked at, or unreadable.
+	UNTOLD,
 };
 
 // What is known of a process of the tree.

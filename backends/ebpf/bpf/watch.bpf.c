@@ -4,6 +4,7 @@
 #include "calls.h"
 #include "files.h"
 #include "io_uring.h"
+#include "messages.h"
 #include "processes.h"
 #include "states.h"
 

@@ -43,6 +43,7 @@ mod rules;
 mod run;
 mod translate;
 mod tree;
+mod trial;
 mod watch;
 
 use sockstrace_backend::observed::{Observer, Scope};

@@ -2,7 +2,7 @@
 
 use crate::capture::{self, Capture};
 use crate::cgroup;
-use crate::programs::{Aim, HOOKS, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK};
+use crate::programs::{Aim, HOOKS, MESSAGE_HOOK, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK};
 use nix::unistd::Pid;
 use sockstrace_backend::captured::Wanted;
 use sockstrace_backend::observed::{Filters, Scope};
@@ -26,8 +26,9 @@ pub fn findings() -> Vec<Finding> {
     findings.push(cgroup_root());
     if findings.iter().all(|finding| finding.works != Some(false)) {
         findings.extend(programs());
+        let sees_requests = findings.iter().all(|it| it.works == Some(true) || !it.what.contains("io_uring"));
         findings.push(capturing());
-        findings.extend(for_running());
+        findings.extend(for_running(sees_requests));
     }
     findings
 }
@@ -44,7 +45,7 @@ pub fn require() -> Result<(), BackendError> {
 }
 
 /// What running PROGRAM needs besides, and what can't be had.
-fn for_running() -> Vec<Finding> {
+fn for_running(sees_requests: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(BackendError::Unavailable(why)) = require_own_pids() {
         findings.push(finding("running PROGRAM", None, format!("{why}: --all works")));
@@ -55,10 +56,16 @@ fn for_running() -> Vec<Finding> {
             format!("what the hooks don't see is held up by seccomp, which lacks {}: --all works", missing.what);
         findings.push(finding("running PROGRAM", None, why));
     }
-    let limits = "no --on-leak core or redirect, no --isolate, --dns redirect, --socks-...;\n\
-                  no stacks of who is killed;\n\
-                  io_urings and UDP-Lite are seen with --on-leak log, and refused as a whole where leaks are";
+    let seen = if sees_requests { "io_urings and UDP-Lite are" } else { "UDP-Lite is" };
+    let limits = format!(
+        "no --on-leak core or redirect, no --isolate, --dns redirect, --socks-...;\n\
+         no stacks of who is killed;\n\
+         {seen} seen with --on-leak log, and refused as a whole where leaks are"
+    );
     findings.push(finding("running PROGRAM", None, limits));
+    if !sees_requests {
+        findings.push(finding("running PROGRAM", None, "io_urings are judged as a whole, when they are made"));
+    }
     findings
 }
 
@@ -132,7 +139,17 @@ fn capturing() -> Finding {
     }
 }
 
-/// Loads each program, attaches none.
+/// The hook on messages: asked in a trial.
+fn messages(programs: &mut Programs) -> Finding {
+    let works = programs.load_message_hook().and_then(|()| programs.try_lsm());
+    let name = format!("lsm/{MESSAGE_HOOK}");
+    match works {
+        Ok(()) => finding(name, Some(true), "asked in a trial"),
+        Err(why) => finding(name, None, format!("{why}: sendmsg and sendmmsg are held up by seccomp")),
+    }
+}
+
+/// Loads each program, attaches none but a trial of LSM.
 fn programs() -> Vec<Finding> {
     let scope = Scope { calls: Vec::new(), states: false, filters: Filters::default(), attaches: false };
     let mut programs = match Programs::load(Aim { scope: &scope, hooks: None }) {
@@ -155,6 +172,7 @@ fn programs() -> Vec<Finding> {
             Err(why) => finding(name, None, format!("{why}: {WITHOUT_HOOK}")),
         });
     }
+    findings.push(messages(&mut programs));
     findings.push(match programs.load_iterator() {
         Ok(()) => finding("iter/task_file", Some(true), "loaded in a trial"),
         Err(why) => {

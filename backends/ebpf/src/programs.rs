@@ -5,7 +5,7 @@ use crate::maps::{self, broken, broken_by, failed, of, open};
 use crate::rules::Tables;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Iter};
+use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Iter, Lsm};
 use aya::{Btf, Ebpf, EbpfLoader};
 use nix::unistd::Pid;
 use sockstrace_backend::BackendError;
@@ -41,6 +41,10 @@ pub const HOOKS: [&str; 8] = [
 
 /// What is lost without a hook.
 pub const WITHOUT_HOOK: &str = "addresses are read from the caller's memory, which another thread may change";
+
+/// The hook on messages, and the program for it.
+pub const MESSAGE_HOOK: &str = "socket_sendmsg";
+const ON_MESSAGE: &str = "on_message";
 
 /// Whether a program can be done without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +126,7 @@ struct Settings {
     skips_unaddressed: u32,
     judges: u32,
     refusal: u32,
+    refused: i64,
     stacks: u32,
     tells_refusals_alone: u32,
     counted_ops: u32,
@@ -131,6 +136,7 @@ impl Settings {
     fn of(Aim { scope, hooks }: Aim<'_>) -> Self {
         let filters = &scope.filters;
         let refusal = hooks.and_then(|hooks| hooks.refusal);
+        let errno = refusal.map_or(libc::EPERM, |refusal| refusal.errno as i32);
         let bits_of = |calls: &[SocketCall]| calls.iter().fold(0, |sum, call| sum | (1_u32 << calls::code(*call)));
         Self {
             filters: maps::filter_bits(filters, hooks.is_some()),
@@ -155,20 +161,25 @@ impl Settings {
             },
             tells_refusals_alone: u32::from(hooks.is_some_and(Hooks::tells_refusals_alone)),
             counted_ops: bits_of(hooks.map_or(&[], |hooks| &hooks.counted)),
-            refusal: refusal.map_or(libc::EPERM, |refusal| refusal.errno as i32) as u32,
+            refusal: errno as u32,
+            refused: i64::from(errno).saturating_neg(),
         }
     }
+}
+
+/// What the kernel says of its own types.
+fn btf() -> Result<Btf, BackendError> {
+    Btf::from_sys_fs().map_err(|error| {
+        let why = format!("the kernel's BTF (/sys/kernel/btf/vmlinux, CONFIG_DEBUG_INFO_BTF) is missing: {error}");
+        BackendError::Unavailable(why)
+    })
 }
 
 impl Programs {
     /// Loads the object with its maps; no program runs yet.
     pub fn load(aim: Aim<'_>) -> Result<Self, BackendError> {
         let object = OBJECT.ok_or_else(|| BackendError::Unavailable(NO_PROGRAMS.into()))?;
-        let btf = Btf::from_sys_fs().map_err(|error| {
-            let why =
-                format!("the kernel's BTF (/sys/kernel/btf/vmlinux, CONFIG_DEBUG_INFO_BTF) is missing: {error}");
-            BackendError::Unavailable(why)
-        })?;
+        let btf = btf()?;
         let settings = Settings::of(aim);
         let tables = aim.hooks.map(|hooks| Tables::of(&hooks.networks)).transpose()?.unwrap_or_default();
         let own = std::process::id();
@@ -186,6 +197,7 @@ impl Programs {
             .override_global("skips_unaddressed", &settings.skips_unaddressed, true)
             .override_global("judges", &settings.judges, true)
             .override_global("refusal", &settings.refusal, true)
+            .override_global("refused", &settings.refused, true)
             .override_global("tells_refusals_alone", &settings.tells_refusals_alone, true)
             .override_global("counted_ops", &settings.counted_ops, true)
             .override_global("wanted_stacks", &settings.stacks, true)
@@ -288,6 +300,25 @@ impl Programs {
         program.load().map_err(|error| brief(&error))
     }
 
+    /// Loads the program for messages.
+    pub fn load_message_hook(&mut self) -> Result<(), String> {
+        let Self { bpf, btf, .. } = self;
+        let program: &mut Lsm = of(bpf, ON_MESSAGE)?;
+        program.load(MESSAGE_HOOK, btf).map_err(|error| brief(&error))
+    }
+
+    /// Whether the kernel asks LSM programs.
+    pub fn try_lsm(&self) -> Result<(), String> {
+        crate::trial::lsm_works(&self.btf)
+    }
+
+    /// Loads and attaches it.
+    pub fn attach_message_hook(&mut self) -> Result<(), String> {
+        self.load_message_hook()?;
+        let program: &mut Lsm = of(&mut self.bpf, ON_MESSAGE)?;
+        program.attach().map(drop).map_err(|error| brief(&error))
+    }
+
     /// Loads the iterator over existing sockets.
     pub fn load_iterator(&mut self) -> Result<(), String> {
         let Self { bpf, btf, .. } = self;
@@ -295,7 +326,7 @@ impl Programs {
         program.load("task_file", btf).map_err(|error| brief(&error))
     }
 
-    /// Loads and attaches everything that runs on events. What may be missing is noted in
+    /// Loads and attaches everything that runs on events, but for the hook on messages. What may be missing is noted in
     /// [`Programs::limits`].
     pub fn attach(&mut self, cgroup: &Path, aim: Aim<'_>) -> Result<(), BackendError> {
         let judges = aim.hooks.is_some();
@@ -375,8 +406,11 @@ pub fn brief(error: &aya::programs::ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let last =
-                log.lines().rev().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("processed"));
+            // Figures come last.
+            let says = |line: &&str| {
+                !["processed", "stack depth", "verification time"].iter().any(|start| line.starts_with(start))
+            };
+            let last = log.lines().rev().map(str::trim).filter(|line| !line.is_empty()).find(says);
             match last {
                 Some(last) => format!("{io_error} ({last})"),
                 None => io_error.to_string(),

@@ -4,7 +4,7 @@ use sockstrace_backend::observed::UserStack;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// `sizeof(struct record)`
-pub const BYTES: usize = 248;
+pub const BYTES: usize = 256;
 
 /// `enum kind`
 pub mod kind {
@@ -32,6 +32,13 @@ pub mod flag {
     pub const JUDGED: u8 = 32;
     pub const LEAKS: u8 = 64;
     pub const HAS_STACK: u8 = 128;
+}
+
+/// `enum way`
+pub mod way {
+    pub const BY_DESTINATION: u32 = 0;
+    pub const SOURCE_ROUTED: u32 = 1;
+    pub const CHOSEN: u32 = 2;
 }
 
 /// The stack of the call whose record has the same thread and time.
@@ -102,6 +109,8 @@ pub struct Record {
     pub message_flags: u32,
     pub local: Option<SocketAddr>,
     pub peer: Option<SocketAddr>,
+    /// `enum way`
+    pub way: u32,
     pub name: Vec<u8>,
 }
 
@@ -133,7 +142,8 @@ impl Record {
             message_flags: u32_at(bytes, 68)?,
             local: if has(flag::HAS_LOCAL) { endpoint(bytes.get(72..96)?) } else { None },
             peer: if has(flag::HAS_PEER) { endpoint(bytes.get(96..120)?) } else { None },
-            name: bytes.get(120..120_usize.checked_add(name_length)?)?.to_vec(),
+            way: u32_at(bytes, 120)?,
+            name: bytes.get(128..128_usize.checked_add(name_length)?)?.to_vec(),
         })
     }
 
@@ -190,11 +200,13 @@ mod tests {
         bytes[112..114].copy_from_slice(&443_u16.to_be_bytes());
         bytes[114..116].copy_from_slice(&10_u16.to_ne_bytes());
         bytes[116..120].copy_from_slice(&2_u32.to_ne_bytes());
-        bytes[120] = 2;
+        bytes[120..124].copy_from_slice(&way::CHOSEN.to_ne_bytes());
+        bytes[128] = 2;
         let record = Record::parse(&bytes).unwrap();
         assert_eq!((record.kind, record.tgid, record.result), (kind::CALL, 77, -111));
         assert_eq!(record.peer.unwrap().to_string(), "[fe80::1%2]:443");
         assert_eq!((record.local, record.name.len(), record.name[0]), (None, 16, 2));
+        assert_eq!(record.way, way::CHOSEN);
         bytes[114..116].fill(0);
         assert_eq!(Record::parse(&bytes).unwrap().peer, None);
     }

@@ -5,7 +5,7 @@ use crate::capture::{self, Capture};
 use crate::guardian::Guardian;
 use crate::programs::{Aim, Programs, TreeMaps};
 use crate::reader::{CHECK, GATHER, Reader};
-use crate::{cgroup, probe};
+use crate::{cgroup, probe, trial};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,17 +31,27 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     probe::require()?;
     probe::require_own_pids()?;
     let root = cgroup::root().ok_or_else(|| BackendError::Unavailable(cgroup::MISSING.into()))?;
-    let scope = Scope { calls: hooks.calls.clone(), states: false, filters: Filters::default(), attaches: false };
-    let aim = Aim { scope: &scope, hooks: Some(hooks) };
-    let mut programs = Programs::load(aim)?;
+    let (mut hooks, mut plan) = (hooks.clone(), plan.clone());
+    let mut stop_at_messages = |hooks: &mut Hooks| {
+        hooks.forget_messages();
+        plan.traps.extend([Syscall::Sendmsg, Syscall::Sendmmsg].map(Trap::always));
+    };
+    if hooks.messages && !trial::is_lsm_listed() {
+        stop_at_messages(&mut hooks);
+    }
+    let mut programs = Programs::load(Aim { scope: &scope_of(&hooks), hooks: Some(&hooks) })?;
+    if hooks.messages && programs.attach_message_hook().is_err() {
+        stop_at_messages(&mut hooks);
+        programs = Programs::load(Aim { scope: &scope_of(&hooks), hooks: Some(&hooks) })?;
+    }
     let reader = Reader::of(&mut programs)?;
-    programs.attach(&root, aim)?;
+    let hooks = &hooks;
+    programs.attach(&root, Aim { scope: &scope_of(hooks), hooks: Some(hooks) })?;
     let mut capture =
         handler.captures().map(|wanted| Capture::load(&wanted, &Filters::default(), true)).transpose()?;
     if let Some(capture) = &mut capture {
         capture.attach()?;
     }
-    let mut plan = plan.clone();
     if !hooks.requests.is_empty() && !programs.sees_requests {
         // What can't be seen is judged as a whole.
         plan.traps.push(Trap::always(Syscall::IoUringSetup));
@@ -66,6 +76,10 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     while !both.catch_up() {}
     both.reader().tell_counts(&mut |observation| both.handler.observed(observation));
     ended
+}
+
+fn scope_of(hooks: &Hooks) -> Scope {
+    Scope { calls: hooks.calls.clone(), states: false, filters: Filters::default(), attaches: false }
 }
 
 /// Passes calls on to the handler, and before each what the hooks have told.

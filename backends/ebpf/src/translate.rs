@@ -1,10 +1,10 @@
 //! From records to observations.
 
 use crate::calls;
-use crate::record::{Record, flag, kind, source};
+use crate::record::{Record, flag, kind, source, way};
 use sockstrace_backend::Abi;
 use sockstrace_backend::observed::{
-    Actor, ExistingSocket, Interface, Kind, Observation, ObservedCall, Origin, StateChange, UserStack,
+    Actor, Course, ExistingSocket, Interface, Kind, Observation, ObservedCall, Origin, StateChange, UserStack,
 };
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -118,11 +118,21 @@ impl Translator {
             local: record.local,
             peer: record.peer,
             flags: record.message_flags as i32,
+            course: course(record.way),
             result,
             leaks: record.has(flag::JUDGED).then(|| record.has(flag::LEAKS)),
             stack: None,
             address: named.then_some((record.name, origin)),
         })
+    }
+}
+
+fn course(way: u32) -> Course {
+    match way {
+        way::BY_DESTINATION => Course::ByDestination,
+        way::SOURCE_ROUTED => Course::SourceRouted,
+        way::CHOSEN => Course::Chosen,
+        _ => Course::Untold,
     }
 }
 
@@ -165,6 +175,7 @@ mod tests {
             message_flags: 0,
             local: None,
             peer: None,
+            way: 0,
             name: vec![name],
         }
     }

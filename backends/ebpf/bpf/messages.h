@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What messages carry besides their payload, in the kernel's own copy, where LSM programs can be had: control data that
+// give a packet another way than its destination's, and datagrams that name no destination.
+#pragma once
+
+#include "calls.h"
+
+// struct cmsghdr, in the machine's own layout: the kernel has converted what 32-bit callers gave.
+struct control {
+	u64 length;
+	s32 level;
+	s32 kind;
+};
+
+// More control messages than this are not looked at.
+#define MOST_CONTROLS 16
+// MAX_IPOPTLEN
+#define MOST_OPTIONS 40
+
+#define SOL_IP 0
+#define SOL_SOCKET 1
+#define SOL_IPV6 41
+#define SO_MARK 36
+#define IP_RETOPTS 7
+#define IP_PKTINFO 8
+#define IPV6_2292PKTINFO 2
+#define IPV6_2292RTHDR 5
+#define IPV6_PKTINFO 50
+#define IPV6_RTHDR 57
+
+// Whether IP options (RFC 791) may hold a loose or strict source route: what looks like one counts, wherever it stands.
+GLOBAL int has_source_route(u64 options, u64 length)
+{
+	u8 bytes[MOST_OPTIONS] = {};
+	u32 index;
+
+	if (length > MOST_OPTIONS)
+		length = MOST_OPTIONS;
+	if (length && read_kernel(bytes, length, (void *)options))
+		return 1;
+	for (index = 0; index < MOST_OPTIONS; index++) {
+		if (bytes[index] == 0x83 || bytes[index] == 0x89)
+			return 1;
+	}
+	return 0;
+}
+
+// Whether the index of an interface is another than loopback's, which is the first of each network namespace.
+INLINE int leads_out(u64 data, u64 length, u32 offset)
+{
+	u32 index = 0;
+
+	if (length < offset + 4)
+		return 0;
+	return read_kernel(&index, 4, (void *)(data + offset)) || index > 1;
+}
+
+INLINE int way_of_one(struct control *control, u64 data, u64 length)
+{
+	u32 mark = 0;
+
+	switch (control->level) {
+	case SOL_IP:
+		if (control->kind == IP_RETOPTS && has_source_route(data, length))
+			return SOURCE_ROUTED;
+		// struct in_pktinfo begins, struct in6_pktinfo ends with the index.
+		if (control->kind == IP_PKTINFO && leads_out(data, length, 0))
+			return CHOSEN;
+		break;
+	case SOL_IPV6:
+		if (control->kind == IPV6_RTHDR || control->kind == IPV6_2292RTHDR)
+			return SOURCE_ROUTED;
+		if ((control->kind == IPV6_PKTINFO || control->kind == IPV6_2292PKTINFO) && leads_out(data, length, 16))
+			return CHOSEN;
+		break;
+	case SOL_SOCKET:
+		if (control->kind == SO_MARK && length >= 4 && (read_kernel(&mark, 4, (void *)data) || mark))
+			return CHOSEN;
+		break;
+	}
+	return BY_DESTINATION;
+}
+
+// `enum way`; walks them as the kernel does (`for_each_cmsghdr`).
+GLOBAL int way_of(u64 at, u64 left)
+{
+	struct control control;
+	int way = BY_DESTINATION, one;
+	u32 count;
+	u64 step;
+
+	for (count = 0; count < MOST_CONTROLS; count++) {
+		if (left < sizeof(control))
+			return way;
+		if (read_kernel(&control, sizeof(control), (void *)at))
+			return UNTOLD;
+		// The kernel refuses it (EINVAL).
+		if (control.length < sizeof(control) || control.length > left)
+			return way;
+		one = way_of_one(&control, at + sizeof(control), control.length - sizeof(control));
+		if (one == SOURCE_ROUTED)
+			return SOURCE_ROUTED;
+		if (one == CHOSEN)
+			way = CHOSEN;
+		step = (control.length + 7) & ~7ull;
+		if (step >= left)
+			return way;
+		at += step;
+		left -= step;
+	}
+	return UNTOLD;
+}
+
+// The destination that a message names, 1 where there is one that is understood.
+INLINE int named_destination(struct prefix *to, u16 *port, u64 name, s32 length)
+{
+	u8 given[28] = {};
+	u16 family;
+	be32 ip4;
+
+	if (!name || length < 16)
+		return 0;
+	if (read_kernel(given, length < 28 ? 16 : 28, (void *)name))
+		return 0;
+	__builtin_memcpy(&family, given, 2);
+	__builtin_memcpy(port, given + 2, 2);
+	if (family == AF_INET6) {
+		__builtin_memcpy(to->ip, given + 8, 16);
+		return length >= 24;
+	}
+	__builtin_memcpy(&ip4, given + 4, 4);
+	set_ip4(to, ip4);
+	// Datagrams take AF_UNSPEC for it.
+	return family == AF_INET || family == 0;
+}
+
+// The address that a datagram socket is connected to, 1 where it is.
+INLINE int connected_to(struct prefix *to, u16 *port, struct sock *sk, u16 family)
+{
+	if (READ(sk->__sk_common.skc_state) != TCP_ESTABLISHED)
+		return 0;
+	*port = READ(sk->__sk_common.skc_dport);
+	if (family == AF_INET6)
+		read_kernel(to->ip, 16, (void *)__builtin_preserve_access_index(&sk->__sk_common.skc_v6_daddr));
+	else
+		set_ip4(to, READ(sk->__sk_common.skc_daddr));
+	return 1;
+}
+
+// Loopback's addresses, and those that mean this host.
+INLINE int is_this_host(const struct prefix *to)
+{
+	u32 words[4];
+
+	__builtin_memcpy(words, to->ip, 16);
+	if (words[0] || words[1])
+		return 0;
+	if (is_ip4(to))
+		return to->ip[12] == 127 || words[3] == 0;
+	return words[2] == 0 && to->ip[12] == 0 && to->ip[13] == 0 && to->ip[14] == 0 && to->ip[15] < 2;
+}
+
+// Every message of every socket passes here: those of UNIX sockets, and those that neither carry control data nor go
+// without a destination, which the hooks on addresses judge, at almost no cost.
+SECTION("lsm/socket_sendmsg") long on_message(u64 *context)
+{
+	struct socket *socket = (struct socket *)context[0];
+	struct msghdr *message = (struct msghdr *)context[1];
+	struct task_struct *task = current_task_direct();
+	struct prefix to = { .length = 128 };
+	struct sock *sk = socket->sk;
+	struct socket_kind kind = {};
+	struct entry entry = {};
+	u64 name, controls;
+	int way = BY_DESTINATION, leaks, has;
+	struct call *call;
+	u16 port = 0;
+	u32 tgid;
+
+	if (!sk)
+		return 0;
+	kind.family = sk->__sk_common.skc_family;
+	if (!is_inet(kind.family))
+		return 0;
+	kind.type = READ(sk->sk_type);
+	name = (u64)message->msg_name;
+	controls = message->msg_controllen;
+	if (!controls && (name || kind.type != SOCK_DGRAM))
+		return 0;
+	tgid = task->tgid;
+	if (!map_lookup(&tree, &tgid))
+		return 0;
+	kind.protocol = READ(sk->sk_protocol);
+	if (controls)
+		way = way_of((u64)message->msg_control, controls);
+	// A stream goes where its connection goes.
+	if (way == CHOSEN && kind.type == SOCK_STREAM)
+		way = BY_DESTINATION;
+	has = name ? named_destination(&to, &port, name, message->msg_namelen)
+		   : connected_to(&to, &port, sk, kind.family);
+	leaks = way == SOURCE_ROUTED || way == UNTOLD || (way == CHOSEN && has && is_this_host(&to));
+	// Where leaks are only recorded, the call's end tells them.
+	if (!leaks && has && !name && judges > JUDGE_ONLY && kind.protocol == IPPROTO_UDP)
+		leaks = !is_allowed(&to, kind.protocol, port);
+	if (!leaks)
+		return 0;
+	call = tells_refusals_alone ? 0 : call_in_hook();
+	if (call) {
+		end_message(call);
+		call->way = way;
+		call->verdict |= JUDGED | LEAKS;
+	}
+	if (judges == JUDGE_ONLY && !is_ending())
+		return 0;
+	if (call && has) {
+		call->name_length = write_name(call->name, &to, port);
+		call->source = FROM_HOOK;
+	}
+	if (tells_refusals_alone)
+		look_at_entry(&entry, task);
+	if (is_untold(call))
+		emit_refusal(&kind, &entry, has ? &to : 0, port, way, OP_SENDMSG);
+	return refused;
+}
