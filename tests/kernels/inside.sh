@@ -20,9 +20,10 @@ for line in '^seccomp: works$' '^ptrace: works$' '^ebpf: works$' '^ *yes *lsm/so
     grep -q "$line" /run/doctor || { echo "FAILED: doctor doesn't say $line"; failed=1; }
 done
 while IFS=$'\t' read -r test binary; do
-    started=$SECONDS
+    started=$SECONDS name=${test#*:} case=${SOCKSTRACE_CASE:-}
+    case $name in *@*) case=${name#*@} name=${name%@*} ;; esac
     if timeout --kill-after 10 "${SOCKSTRACE_TEST_LIMIT:-900}" \
-        "$binary" --exact "${test#*:}" --show-output --test-threads=1 > /run/output 2>&1 < /dev/null &&
+        env SOCKSTRACE_CASE="$case" "$binary" --exact "$name" --show-output --test-threads=1 > /run/output 2>&1 < /dev/null &&
         grep -q '1 passed' /run/output; then
         echo "passed $((SECONDS - started)) s $test"
         grep -a 'skipped' /run/output

@@ -87,10 +87,12 @@ fn tcp() -> Vec<Vector> {
         tcp4("mptcp4").needs("probe-mptcp"),
         leak("mptcp6", CONNECT, WITNESS6, Seen::Tcp).needs("probe-mptcp"),
         leak("mptcp4-fastopen", SENDTO, WITNESS, Seen::Tcp).needs("probe-mptcp-fastopen"),
-        tcp4("smc4").needs("probe-smc"),
-        tcp4("smc4-ipproto").needs("probe-smc-ipproto"),
+        tcp4("smc4").needs("probe-smc").except(SocketRefused("ebpf")),
+        tcp4("smc4-ipproto").needs("probe-smc-ipproto").except(SocketRefused("ebpf")),
         leak("sctp4", SOCKET, Any, Seen::Packet(132, "203.0.113.5")).needs("probe-sctp"),
-        leak("dccp4", CONNECT, WITNESS, Seen::Packet(33, "203.0.113.5")).needs("probe-dccp"),
+        leak("dccp4", CONNECT, WITNESS, Seen::Packet(33, "203.0.113.5"))
+            .needs("probe-dccp")
+            .except(SocketRefused("ebpf")),
         leak("tcp4-repair", CONNECT, WITNESS, Seen::Packet(6, "203.0.113.5")).root(),
     ]
 }
