@@ -75,8 +75,9 @@ SECTION("tp_btf/sched_process_exec") int program_starts(u64 *context)
 	return 0;
 }
 
-// Who is freed is held by nobody any more, neither by a descriptor nor by a message on its way.
-SECTION("tp_btf/kmem_cache_free") int object_freed(u64 *context)
+// Who is freed is held by nobody any more, neither by a descriptor nor by a message on its way. (raw_tp: tp_btf wants to
+// know the types of arguments, and some kernels have void * there, which it doesn't take.)
+SECTION("raw_tp/kmem_cache_free") int object_freed(u64 *context)
 {
 	u64 holder = context[1], *inode = map_lookup(&holders, &holder);
 	struct transfer *told;

@@ -17,7 +17,7 @@ use crate::programs::{NO_PROGRAMS, brief, chain};
 use crate::translate::Clock;
 use assemble::Assembler;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, Iter};
+use aya::programs::{Iter, Program};
 use aya::{Btf, Ebpf, EbpfLoader};
 use nix::unistd::Pid;
 use record::Told;
@@ -36,6 +36,8 @@ pub const TRACEPOINTS: [(&str, &str); 6] = [
     ("move_ends", "sys_exit"),
     ("move_begins", "sys_enter"),
 ];
+
+const DETACHED: &str = "they are detached";
 
 #[cfg(have_programs)]
 const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/capture.bpf.o")));
@@ -97,20 +99,29 @@ impl Capture {
 
     /// Loads one tracepoint's program.
     pub fn load_tracepoint(&mut self, program: &str, tracepoint: &str) -> Result<(), String> {
-        let Self { bpf: Some(bpf), btf, .. } = self else { return Err("they are detached".into()) };
-        let program: &mut BtfTracePoint = of(bpf, program)?;
-        program.load(tracepoint, btf).map_err(|error| brief(&error))
+        let Self { bpf: Some(bpf), btf, .. } = self else { return Err(DETACHED.into()) };
+        let loaded = match bpf.program_mut(program) {
+            Some(Program::BtfTracePoint(program)) => program.load(tracepoint, btf),
+            Some(Program::RawTracePoint(program)) => program.load(),
+            _ => return Err(format!("there is no program {program}")),
+        };
+        loaded.map_err(|error| brief(&error))
+    }
+
+    fn attach_tracepoint(&mut self, program: &str, tracepoint: &str) -> Result<(), String> {
+        let attached = match self.bpf()?.program_mut(program) {
+            Some(Program::BtfTracePoint(program)) => program.attach().map(drop),
+            Some(Program::RawTracePoint(program)) => program.attach(tracepoint).map(drop),
+            _ => return Err(format!("there is no program {program}")),
+        };
+        attached.map_err(|error| brief(&error))
     }
 
     /// Attaches all of them.
     pub fn attach(&mut self) -> Result<(), BackendError> {
         for (program, tracepoint) in TRACEPOINTS {
             let loaded = self.load_tracepoint(program, tracepoint);
-            let attached = loaded.and_then(|()| {
-                let program: &mut BtfTracePoint = of(self.bpf()?, program)?;
-                program.attach().map(drop).map_err(|error| brief(&error))
-            });
-            attached.map_err(|why| {
+            loaded.and_then(|()| self.attach_tracepoint(program, tracepoint)).map_err(|why| {
                 BackendError::Unavailable(format!("capturing at the tracepoint {tracepoint}: {why}"))
             })?;
         }
@@ -118,7 +129,7 @@ impl Capture {
     }
 
     fn bpf(&mut self) -> Result<&mut Ebpf, String> {
-        self.bpf.as_mut().ok_or_else(|| "they are detached".into())
+        self.bpf.as_mut().ok_or_else(|| DETACHED.into())
     }
 
     fn attached(&mut self) -> Result<&mut Ebpf, BackendError> {
@@ -141,7 +152,7 @@ impl Capture {
 
     /// Has the sockets told that exist already.
     pub fn tell_existing(&mut self) -> Result<(), String> {
-        let Self { bpf: Some(bpf), btf, .. } = self else { return Err("they are detached".into()) };
+        let Self { bpf: Some(bpf), btf, .. } = self else { return Err(DETACHED.into()) };
         let program: &mut Iter = of(bpf, "met_already")?;
         program.load("task_file", btf).map_err(|error| brief(&error))?;
         let link = program.attach().and_then(|id| program.take_link(id)).map_err(|error| brief(&error))?;
