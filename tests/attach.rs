@@ -6,11 +6,13 @@
 
 mod support;
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -149,7 +151,11 @@ impl Attached {
         let events = std::env::temp_dir().join(format!("sockstrace-attach-{}-{number}", std::process::id()));
         let mut command = Command::new(sockstrace());
         command.args(["--backend=ptrace", "--format=jsonl", "--pid", &pid.to_string(), "-o"]).arg(&events);
-        let mut child = command.args(options).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command.args(options).stdin(Stdio::null()).stderr(Stdio::piped());
+        // Whoever runs the tests in the background may ignore it, which would be respected.
+        // SAFETY: signal(2) may be called between fork and exec.
+        unsafe { command.pre_exec(|| signal(Signal::SIGINT, SigHandler::SigDfl).map(drop).map_err(Into::into)) };
+        let mut child = command.spawn().unwrap();
         let mut told = String::new();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         while !told.contains("attached to process") {

@@ -181,9 +181,9 @@ fn background_returns_at_once() {
                 let stage = Stage::new();
                 let run = Run::new(backend, &stage.dir).allow_stage().arg("--leftover=background");
                 // What is left behind is expected, and ended by the keeper.
-                let outcome = run.program(hostile(&["daemon-later", "5000", "7"])).run();
+                let outcome = run.program(hostile(&["daemon-later", "9000", "7"])).run();
                 let fits = outcome.code() == Some(7)
-                    && outcome.elapsed < Duration::from_secs(2)
+                    && outcome.elapsed < Duration::from_secs(5)
                     && !outcome.left.is_empty();
                 if fits && outcome.zombies.is_empty() { Ok(()) } else { Err(format!("{outcome:?}")) }
             },

@@ -96,7 +96,11 @@ fn threads_that_end() {
                 let image = unwinder.image(pid).ok()?;
                 Some(unwinder.unwind(&image, &Registers::from(&registers), &LiveMemory::new(tid)))
             });
-            let _ = ptrace::detach(tid, signal.filter(|signal| *signal != nix::sys::signal::Signal::SIGTRAP));
+            let signal = signal.filter(|signal| *signal != nix::sys::signal::Signal::SIGTRAP);
+            if ptrace::detach(tid, signal).is_err() {
+                // Killed meanwhile: by an exec, perhaps, that waits until its tracer has seen its end.
+                let _ = waitpid(tid, Some(WaitPidFlag::__WALL));
+            }
             trace
         });
         assert!(traces.is_none_or(|traces| traces > 20), "{traces:?}");
