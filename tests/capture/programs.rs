@@ -316,7 +316,7 @@ fn chromium_on(backend: &str) {
     captured.check();
     let ends: Vec<_> = captured.connections.iter().filter(|connection| connection.how == "socketpair").collect();
     assert!(ends.len() > 20 && ends.len() % 2 == 0, "{}", ends.len());
-    let mut bytes = 0;
+    let (mut bytes, mut cut_short) = (0, 0);
     for pair in ends.chunks(2) {
         for (from, to) in [(pair[0], pair[1]), (pair[1], pair[0])] {
             // What was never read is sent all the same. Where several threads write at once, their order is that in
@@ -324,10 +324,15 @@ fn chromium_on(backend: &str) {
             let (sent, received) = (from.bytes("out"), to.bytes("in"));
             let whole = sent.starts_with(&received)
                 || (captured.writers(&from.id) > 1 && sent.len() >= received.len() && holds(&sent, &received));
-            assert!(whole, "{} to {}: {} and {}", from.id, to.id, sent.len(), received.len());
+            // Who is killed in a call isn't seen to end it: in the end Chromium kills its processes.
+            let killed =
+                received.len() > sent.len() && received.len() - sent.len() <= 4096 && holds(&received, &sent);
+            cut_short += usize::from(killed);
+            assert!(whole || killed, "{} to {}: {} and {}", from.id, to.id, sent.len(), received.len());
             bytes += received.len();
         }
     }
+    assert!(cut_short <= 2, "{cut_short}");
     assert!(bytes > 100_000, "{bytes}");
 }
 
