@@ -1,10 +1,10 @@
 /* The cheapest supervisors that the kernel's interfaces allow: the limit that sockstrace is held against.
  * They judge nothing.
  *
- *   bare continue|perform|perform-near|trace-continue|trace-perform|filter PROGRAM [ARG]...
+ *   bare continue|continue-sendmsg|perform|perform-near|trace-continue|trace-perform|filter PROGRAM [ARG]...
  *
  * connect is sent to a seccomp listener, or (trace-) stops for a tracer. `continue` copies the address and lets
- * the call go; `perform` connects a duplicate of the tracee's socket and answers with the result; `-near` has the
+ * the call go (-sendmsg: and takes and lets go each sendmsg); `perform` connects a duplicate of the tracee's socket and answers with the result; `-near` has the
  * kernel wake both on one processor (Linux 6.6). `filter` installs the filter and leaves the program alone.
  */
 #define _GNU_SOURCE
@@ -27,10 +27,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* What is intercepted besides connect. */
+static unsigned also = SYS_connect;
+
 static int install(unsigned action, unsigned long flags)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, also, 1, 0),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_connect, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, action),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
@@ -124,6 +128,8 @@ int main(int argc, char **argv)
 	if (argc < 3 || pipe(channel) < 0)
 		return 2;
 	int performs = strstr(argv[1], "perform") != NULL;
+	if (strstr(argv[1], "-sendmsg"))
+		also = SYS_sendmsg;
 	if (!strcmp(argv[1], "filter")) {
 		install(SECCOMP_RET_ALLOW, 0);
 		execvp(argv[2], argv + 2);
