@@ -18,7 +18,8 @@ for word; do
 done
 shift $((count + 1))
 rm -f "$folder/said" "$folder/begun" "$output"
-eval "$watcher" > "$folder/told" 2> "$folder/said" &
+# Without exec the shell would be the one that is ended.
+eval "exec $watcher" > "$folder/told" 2> "$folder/said" &
 pid=$!
 until grep -qs watching "$folder/said" "$folder/begun"; do
     kill -0 $pid || { cat "$folder/said" >&2; exit 1; }
