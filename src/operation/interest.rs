@@ -186,13 +186,14 @@ pub fn traps(interest: Interest) -> Vec<Trap> {
 /// `SOCK_TYPE_MASK`, include/linux/net.h
 const TYPE_MASK: u64 = 0xF;
 
-/// All kinds of socket but streams and datagrams of UNIX, IPv4 and IPv6, and netlink, which are judged
-/// when they are used.
+/// All kinds of socket but streams and datagrams of UNIX, IPv4 and IPv6, and netlink's (without IPsec's), which are
+/// judged when they are used.
 fn sockets() -> Vec<Trap> {
     const IPPROTO_L2TP: i32 = 115;
     const SOCK_PACKET: i32 = 10; // obsolete: packets of an interface, under AF_INET
     let family = |value| Condition::new(0, Comparison::int_equal(value));
     let kind = |value: i32| Condition::new(1, Comparison::Masked { mask: TYPE_MASK, expected: value as u64 });
+    let protocol = |value| Condition::new(2, Comparison::int_equal(value));
     let mut traps = Vec::new();
     for internet in [libc::AF_INET, libc::AF_INET6] {
         for odd in [libc::SOCK_RAW, libc::SOCK_RDM, SOCK_PACKET] {
@@ -201,8 +202,7 @@ fn sockets() -> Vec<Trap> {
         // SOCK_SEQPACKET is SCTP, whatever the protocol.
         traps.push(Trap::when(Syscall::Socket, [family(internet), kind(libc::SOCK_SEQPACKET)]));
         for odd in [IPPROTO_L2TP, libc::IPPROTO_SCTP] {
-            let protocol = Condition::new(2, Comparison::int_equal(odd));
-            traps.push(Trap::when(Syscall::Socket, [family(internet), protocol]));
+            traps.push(Trap::when(Syscall::Socket, [family(internet), protocol(odd)]));
         }
     }
     // 3 to 15 without AF_INET6, 10: in few rules, for each of which libseccomp takes its time.
@@ -210,6 +210,7 @@ fn sockets() -> Vec<Trap> {
         let others = Comparison::Masked { mask: u64::from(mask), expected };
         traps.push(Trap::when(Syscall::Socket, [Condition::new(0, others)]));
     }
+    traps.push(Trap::when(Syscall::Socket, [family(libc::AF_NETLINK), protocol(libc::NETLINK_XFRM)]));
     // Compared with all 64 bits: garbage in the upper half makes it larger, so that it is looked at.
     let above = Condition::new(0, Comparison::Greater(libc::AF_NETLINK as u64));
     traps.push(Trap::when(Syscall::Socket, [above]));
@@ -270,9 +271,17 @@ mod tests {
 
     #[test]
     fn every_other_kind_of_socket_is() {
-        for (domain, kind, protocol) in
-            [(2, 0x80003, 1), (10, 3, 58), (2, 10, 3), (17, 3, 3), (17, 2, 0), (40, 1, 0), (31, 3, 1), (44, 3, 0)]
-        {
+        for (domain, kind, protocol) in [
+            (2, 0x80003, 1),
+            (10, 3, 58),
+            (2, 10, 3),
+            (17, 3, 3),
+            (17, 2, 0),
+            (16, 3, 6),
+            (40, 1, 0),
+            (31, 3, 1),
+            (44, 3, 0),
+        ] {
             assert!(trapped(PLAIN, Syscall::Socket, [domain, kind, protocol, 0, 0, 0]), "{domain} {kind}");
         }
         for domain in (3..10).chain(11..16).chain(17..60) {

@@ -1,4 +1,4 @@
-//! Sockets that PROGRAM inherits: connected before anything was judged.
+//! What PROGRAM inherits that can send without a call that is judged.
 
 use super::Pipeline;
 use crate::action::perform::sys;
@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 
 impl Pipeline {
-    /// Judges the connected sockets among our own descriptors that PROGRAM is to inherit, and returns those
-    /// that it must not get. Listening and unconnected ones are judged when they are used.
+    /// Judges those of our own descriptors that PROGRAM is to inherit, and returns those that it must not get.
+    /// Listening and unconnected sockets are judged when they are used, but for those that are leaks as such.
     #[must_use]
     pub fn judge_inherited(&self) -> Vec<RawFd> {
         let mut severed = Vec::new();
@@ -40,28 +40,45 @@ impl Pipeline {
         self.config.handshake.is_some() && kind.kind == SocketType::STREAM && leads_to_proxy
     }
 
+    /// What it can do without a call that is judged; `None` where that is nothing.
+    fn judge_sender(
+        &self,
+        fd: RawFd,
+        descriptor: BorrowedFd<'_>,
+        kind: Option<&SocketKind>,
+        peer: Option<&Address>,
+    ) -> Option<Verdict<'_>> {
+        let policy = &self.config.policy;
+        let Some(kind) = kind else {
+            let operation = match Sender::of(fd, descriptor)? {
+                Sender::Tun => Operation::AttachTun,
+                Sender::IoUring => Operation::IoUring,
+            };
+            return Some(policy.judge(&operation, None));
+        };
+        let opened = policy.judge(&Operation::Open, Some(kind));
+        if opened.is_leak() {
+            return Some(opened);
+        }
+        let peer = peer?;
+        let verdict = policy.judge(&Operation::Inherit { peer: peer.clone() }, Some(kind));
+        if verdict.is_leak() || !self.escapes_inspection(peer, kind) {
+            return Some(verdict);
+        }
+        let reason = "connected to a proxy before its handshake could be judged".into();
+        Some(Verdict { leak: Some(Class::Proxy), reason, rule: None })
+    }
+
     /// Whether the descriptor is to be severed.
     fn judge_one(&self, fd: RawFd, socket: BorrowedFd<'_>) -> bool {
         let (kind, peer) = (sys::kind(socket).ok(), sys::peer_name(socket).map(|peer| peer.address()));
         let foreign = self.isolation.as_ref().and_then(|_| bypasses_namespace(fd, socket, kind.as_ref()));
-        let (verdict, address) = match (foreign, &kind, &peer) {
-            (Some(why), ..) => {
-                (Verdict { leak: Some(Class::Outbound), reason: why.into(), rule: None }, peer.as_ref().ok())
-            }
-            (None, Some(kind), Ok(peer)) => {
-                let operation = Operation::Inherit { peer: peer.clone() };
-                let verdict = match self.config.policy.judge(&operation, Some(kind)) {
-                    allowed if !allowed.is_leak() && self.escapes_inspection(peer, kind) => Verdict {
-                        leak: Some(Class::Proxy),
-                        reason: "connected to a proxy before its handshake could be judged".into(),
-                        rule: None,
-                    },
-                    verdict => verdict,
-                };
-                (verdict, Some(peer))
-            }
-            _ => return false,
+        let verdict = match foreign {
+            Some(why) => Some(Verdict { leak: Some(Class::Outbound), reason: why.into(), rule: None }),
+            None => self.judge_sender(fd, socket, kind.as_ref(), peer.as_ref().ok()),
         };
+        let Some(verdict) = verdict else { return false };
+        let address = peer.as_ref().ok();
         self.judged.fetch_add(1, Ordering::SeqCst);
         let leaks = verdict.is_leak();
         if leaks {
@@ -103,24 +120,37 @@ impl Pipeline {
 /// Why the descriptor would get PROGRAM out of its network namespace, whoever its peer is: it belongs to the
 /// one outside. The standard streams may be UNIX sockets (a journal, another program's pipe).
 fn bypasses_namespace(fd: RawFd, descriptor: BorrowedFd<'_>, kind: Option<&SocketKind>) -> Option<&'static str> {
-    const TUN: (u64, u64) = (10, 200); // Documentation/admin-guide/devices.txt
     match kind.map(|kind| kind.family) {
         Some(Family::UNIX) if fd > 2 && sys::peer_name(descriptor).is_err() && !sys::is_listening(descriptor) => {
             Some("an unconnected UNIX socket, whose abstract names are those outside of the namespace")
         }
         Some(Family::UNIX) => None,
         Some(_) => Some("a socket that belongs to the network outside of the namespace"),
-        None => {
-            let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
-            let stat = nix::sys::stat::fstat(descriptor).ok()?;
-            let device = (nix::sys::stat::major(stat.st_rdev), nix::sys::stat::minor(stat.st_rdev));
-            let is_device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
-            if is_device && device == TUN {
-                return Some("a TUN/TAP interface outside of the namespace");
-            }
-            (link.as_os_str() == "anon_inode:[io_uring]")
-                .then_some("an io_uring, which may hold sockets from outside of the namespace")
+        None => match Sender::of(fd, descriptor)? {
+            Sender::Tun => Some("a TUN/TAP interface outside of the namespace"),
+            Sender::IoUring => Some("an io_uring, which may hold sockets from outside of the namespace"),
+        },
+    }
+}
+
+/// What is no socket, but sends.
+enum Sender {
+    /// A TUN/TAP interface, or the device that makes one.
+    Tun,
+    /// An io_uring.
+    IoUring,
+}
+
+impl Sender {
+    fn of(fd: RawFd, descriptor: BorrowedFd<'_>) -> Option<Self> {
+        const TUN: (u64, u64) = (10, 200); // Documentation/admin-guide/devices.txt
+        let stat = nix::sys::stat::fstat(descriptor).ok()?;
+        let device = (nix::sys::stat::major(stat.st_rdev), nix::sys::stat::minor(stat.st_rdev));
+        if stat.st_mode & libc::S_IFMT == libc::S_IFCHR && device == TUN {
+            return Some(Self::Tun);
         }
+        let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+        (link.as_os_str() == "anon_inode:[io_uring]").then_some(Self::IoUring)
     }
 }
 

@@ -5,6 +5,7 @@ use crate::operation::{Family, SocketKind, SocketType};
 /// `IPPROTO_L2TP`: a datagram socket that sends IP packets of its own (`net/l2tp/l2tp_ip.c`).
 const L2TP: i32 = 115;
 const SCTP: &str = "an SCTP socket connects by socket options too, and its peer names further addresses";
+const IPSEC: &str = "the socket changes how the host's IPsec routes packets";
 /// `SOCK_PACKET`, for any family an old spelling of `AF_PACKET` (`__sock_create`).
 const OBSOLETE_PACKET: SocketType = SocketType(10);
 /// `SOCK_MAX`: the kernel answers EINVAL from here on.
@@ -20,6 +21,7 @@ pub(super) fn leaks_by_itself(socket: &SocketKind) -> Option<&'static str> {
         return Some("an (obsolete) packet socket can send any frame past every IP rule");
     }
     match socket.family {
+        Family::NETLINK if socket.protocol == libc::NETLINK_XFRM => Some(IPSEC),
         // Judged when used, or without a way out, or (0) unknown to the kernel: EAFNOSUPPORT.
         Family::UNIX | Family::NETLINK | Family::ALG | Family::VSOCK | Family(..=0) => None,
         Family::INET | Family::INET6 | Family::SMC => match socket.kind {
@@ -32,7 +34,7 @@ pub(super) fn leaks_by_itself(socket: &SocketKind) -> Option<&'static str> {
         },
         Family::PACKET => Some("a packet socket can send any frame past every IP rule"),
         Family(number) => Some(match number {
-            15 => "a key socket changes how the host's IPsec routes packets",
+            15 => IPSEC,
             21 => "an RDS socket sends over InfiniBand or TCP, unjudged",
             29 => "a CAN socket sends on the host's CAN buses",
             30 => "a TIPC socket reaches other hosts of the cluster",

@@ -155,6 +155,16 @@ pub fn perform(stage: &mut Stage, row: &Vector, mode: Mode, user: Option<u32>) -
             held.push(Stage::listener().into());
             words.push(number.to_string().into());
         }
+        Fixture::BoundPacket(number) => {
+            held.push(bound_packet());
+            words.push(number.to_string().into());
+        }
+        Fixture::Ring(number) => {
+            let (ring, parameters) = ring();
+            held.push(ring);
+            words.push(number.to_string().into());
+            words.push(parameters.into());
+        }
         Fixture::Outside => {
             held.push(stage.connect_tcp().into());
             words.push(std::process::id().to_string().into());
@@ -168,7 +178,9 @@ pub fn perform(stage: &mut Stage, row: &Vector, mode: Mode, user: Option<u32>) -
     if let Fixture::ConnectedTcp(number)
     | Fixture::ConnectedUdp(number)
     | Fixture::FreshTcp(number)
-    | Fixture::Listener(number) = row.fixture
+    | Fixture::Listener(number)
+    | Fixture::BoundPacket(number)
+    | Fixture::Ring(number) = row.fixture
     {
         run = run.inherit(&held[0], number);
     }
@@ -196,6 +208,34 @@ fn fresh_tcp() -> OwnedFd {
         assert!(fd >= 0);
         OwnedFd::from_raw_fd(fd)
     }
+}
+
+fn bound_packet() -> OwnedFd {
+    let protocol = (libc::ETH_P_IP as u16).to_be();
+    // SAFETY: the address outlives the call, and its length is given; the descriptor is new.
+    unsafe {
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol));
+        assert!(fd >= 0);
+        let mut address: libc::sockaddr_ll = std::mem::zeroed();
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = protocol;
+        address.sll_ifindex = 1; // lo, in each network namespace
+        let length = size_of_val(&address) as u32;
+        assert_eq!(libc::bind(fd, (&raw const address).cast(), length), 0);
+        OwnedFd::from_raw_fd(fd)
+    }
+}
+
+/// An `io_uring` of eight entries, and `struct io_uring_params` in hexadecimal.
+fn ring() -> (OwnedFd, String) {
+    let mut parameters = [0_u8; 120];
+    // SAFETY: the kernel fills the struct, which has this size; the descriptor is new.
+    let ring = unsafe {
+        let fd = libc::syscall(libc::SYS_io_uring_setup, 8, parameters.as_mut_ptr());
+        assert!(fd >= 0);
+        OwnedFd::from_raw_fd(fd as i32)
+    };
+    (ring, parameters.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// Whether the ground truth shows that the vector got through.
@@ -295,7 +335,7 @@ fn traced<'a>(
     }
     match find(row, backend, outcome) {
         Ok(events) => {
-            let start = matches!(row.fixture, Fixture::ConnectedTcp(_) | Fixture::ConnectedUdp(_));
+            let start = row.fixture.is_judged_at_start();
             if !start && !events.iter().any(|event| event.text("action") == action) {
                 wrong.push(format!("no event with action {action}"));
             }
@@ -374,7 +414,7 @@ fn block(
         row.excepts(|it| matches!(it, Exception::Partial(_)))
             && event.number("return").is_some_and(|count| count > 0)
     };
-    let start = matches!(row.fixture, Fixture::ConnectedTcp(_) | Fixture::ConnectedUdp(_));
+    let start = row.fixture.is_judged_at_start();
     if !events.is_empty() && !start && !events.iter().any(|event| errnos(&event) || counted(&event)) {
         wrong.push("no event returns -1 with EPERM".into());
     }

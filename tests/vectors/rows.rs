@@ -5,7 +5,7 @@ use super::table::Exception::{
     AnyStatus, Errno, Flood, Hopeless, MayBeRefusedInLog, NoEvent, OutOfReach, OwnTable, Partial, ProgramHasEnded,
     SocketRefused,
 };
-use super::table::Fixture::{ConnectedTcp, ConnectedUdp, FreshTcp, Listener, Outside, Unix};
+use super::table::Fixture::{BoundPacket, ConnectedTcp, ConnectedUdp, FreshTcp, Listener, Outside, Ring, Unix};
 use super::table::{At, Seen, Vector, leak};
 
 const CONNECT: &[&str] = &["connect"];
@@ -185,6 +185,7 @@ fn raw() -> Vec<Vector> {
         leak("packet-dgram", SOCKET, Any, Seen::Token).root().needs("probe-packet"),
         leak("packet-obsolete", SOCKET, Any, Seen::Token).root().needs("probe-packet"),
         leak("tun", IOCTL, Any, Seen::Token).root().needs("probe-tun"),
+        leak("xfrm", SOCKET, Any, Seen::Nothing).root().needs("probe-xfrm"),
         leak("xdp", SOCKET, Any, Seen::Nothing).root().needs("probe-xdp"),
         // CID 1 has no transport on most kernels: ENODEV, ENETUNREACH or ETIMEDOUT.
         leak("vsock", &["socket", "connect"], Any, Seen::Nothing).fails_natively().needs("probe-vsock"),
@@ -288,6 +289,15 @@ fn processes() -> Vec<Vector> {
         inherited("inherited-sendmsg", ConnectedTcp(5), Seen::Tcp).except(AnyStatus(START)),
         inherited("inherited-sendmsg", ConnectedUdp(5), Seen::Udp).except(AnyStatus(START)),
         tcp4("inherited-connect").with(FreshTcp(5)),
+        leak("inherited-frame", ANY_CALL, Any, Seen::Token)
+            .with(BoundPacket(5))
+            .except(AnyStatus(START))
+            .root()
+            .needs("probe-packet"),
+        leak("inherited-ring", ANY_CALL, Any, Seen::Tcp)
+            .with(Ring(5))
+            .needs("probe-uring")
+            .except(AnyStatus(START)),
         leak("pidfd-getfd", &["pidfd_getfd"], Any, Seen::Tcp).with(Outside).root(),
         leak("ptrace-outside", &["ptrace"], Any, Seen::Nothing).with(Outside).root(),
         leak("write-outside", &["process_vm_writev"], Any, Seen::Nothing).with(Outside).root(),

@@ -104,10 +104,21 @@ pub enum Fixture {
     FreshTcp(i32),
     /// It inherits a listening socket.
     Listener(i32),
+    /// It inherits a packet socket that is bound to loopback.
+    BoundPacket(i32),
+    /// It inherits an `io_uring`; guest arguments: the descriptor, and the ring's parameters.
+    Ring(i32),
     /// A process outside the tree holds a connected socket; guest arguments: its pid and the descriptor.
     Outside,
     /// UNIX sockets in the working directory, of which `ok.*` are allowed.
     Unix,
+}
+
+impl Fixture {
+    /// Whether what is inherited is judged before the program starts, and not when it is used.
+    pub fn is_judged_at_start(self) -> bool {
+        matches!(self, Self::ConnectedTcp(_) | Self::ConnectedUdp(_) | Self::BoundPacket(_) | Self::Ring(_))
+    }
 }
 
 /// Where a row differs. Each has its reason.

@@ -13,6 +13,7 @@ static int dccp(char **args) { (void)args; return can_open(AF_INET, SOCK_DCCP, I
 static int mptcp(char **args) { (void)args; return can_open(AF_INET, SOCK_STREAM, 262); }
 static int smc_ipproto(char **args) { (void)args; return can_open(AF_INET, SOCK_STREAM, 256); }
 static int udplite(char **args) { (void)args; return can_open(AF_INET, SOCK_DGRAM, IPPROTO_UDPLITE); }
+static int xfrm(char **args) { (void)args; return can_open(AF_NETLINK, SOCK_RAW, 6); }
 static int xdp(char **args) { (void)args; return can_open(44, SOCK_RAW, 0); }
 static int vsock(char **args) { (void)args; return can_open(AF_VSOCK, SOCK_STREAM, 0); }
 static int packet(char **args) { (void)args; return can_open(AF_PACKET, SOCK_RAW, 0); }
@@ -57,6 +58,7 @@ const struct vector probe_vectors[] = {
     {"probe-smc-ipproto", smc_ipproto},
     {"probe-mptcp-fastopen", mptcp_fastopen},
     {"probe-udplite", udplite},
+    {"probe-xfrm", xfrm},
     {"probe-xdp", xdp},
     {"probe-vsock", vsock},
     {"probe-packet", packet},

@@ -134,6 +134,15 @@ static int packet_bound(char **args)
     return write(fd, frame, length) < 0 ? refused("write") : 0;
 }
 
+/* A bound packet socket that was there before. */
+static int inherited_frame(char **args)
+{
+    char frame[160] = {0};
+    frame[12] = ETH_P_IP >> 8;
+    size_t length = 14 + build_datagram(frame + 14);
+    return write(atoi(args[0]), frame, length) < 0 ? refused("write") : 0;
+}
+
 static int packet_dgram(char **args)
 {
     (void)args;
@@ -187,6 +196,13 @@ static int xdp(char **args)
     return 0;
 }
 
+static int xfrm(char **args)
+{
+    (void)args;
+    open_socket(AF_NETLINK, SOCK_RAW, 6 /* NETLINK_XFRM */);
+    return 0;
+}
+
 /* CID 1 is this machine itself; without its transport the kernel refuses. Never the hypervisor's CID 2. */
 static int vsock(char **args)
 {
@@ -206,9 +222,11 @@ const struct vector raw_vectors[] = {
     {"raw-connected", raw_connected},
     {"packet-raw", packet_raw},
     {"packet-bound", packet_bound},
+    {"inherited-frame", inherited_frame},
     {"packet-dgram", packet_dgram},
     {"packet-obsolete", packet_obsolete},
     {"tun", tun},
+    {"xfrm", xfrm},
     {"xdp", xdp},
     {"vsock", vsock},
     {NULL, NULL},

@@ -11,13 +11,8 @@ struct ring {
     struct io_uring_sqe *entries;
 };
 
-static int ring_open(struct ring *ring, unsigned flags)
+static int ring_map(struct ring *ring)
 {
-    memset(ring, 0, sizeof *ring);
-    ring->params.flags = ring->flags = flags;
-    ring->fd = syscall(SYS_io_uring_setup, 8, &ring->params);
-    if (ring->fd < 0)
-        return refused("io_uring_setup");
     size_t bytes = ring->params.cq_off.cqes + ring->params.cq_entries * sizeof(struct io_uring_cqe);
     size_t other = ring->params.sq_off.array + ring->params.sq_entries * sizeof(uint32_t);
     int protection = PROT_READ | PROT_WRITE, sharing = MAP_SHARED | MAP_POPULATE;
@@ -27,6 +22,14 @@ static int ring_open(struct ring *ring, unsigned flags)
     if (ring->queues == MAP_FAILED || (void *)ring->entries == MAP_FAILED)
         return refused("mmap of the ring");
     return 0;
+}
+
+static int ring_open(struct ring *ring, unsigned flags)
+{
+    memset(ring, 0, sizeof *ring);
+    ring->params.flags = ring->flags = flags;
+    ring->fd = syscall(SYS_io_uring_setup, 8, &ring->params);
+    return ring->fd < 0 ? refused("io_uring_setup") : ring_map(ring);
 }
 
 /* Submits one entry and waits for its result: negative errno or a value. */
@@ -54,22 +57,34 @@ static int failed(const char *what, int result)
     return refused(what);
 }
 
-static int uring_connect_with(unsigned flags)
+static int connect_by(struct ring *ring)
 {
-    struct ring ring;
-    if (ring_open(&ring, flags) != 0)
-        return 1;
     struct address to = at(FOREIGN4, PORT);
     int fd = open_socket(AF_INET, SOCK_STREAM, 0);
     struct io_uring_sqe connect_entry = {
         .opcode = IORING_OP_CONNECT, .fd = fd, .addr = (uintptr_t)&to, .off = to.length};
-    int result = ring_do(&ring, &connect_entry);
+    int result = ring_do(ring, &connect_entry);
     if (result < 0)
         return failed("connect by io_uring", result);
     struct io_uring_sqe send_entry = {
         .opcode = IORING_OP_SEND, .fd = fd, .addr = (uintptr_t)TOKEN, .len = sizeof TOKEN - 1};
-    result = ring_do(&ring, &send_entry);
+    result = ring_do(ring, &send_entry);
     return result < 0 ? failed("send by io_uring", result) : 0;
+}
+
+static int uring_connect_with(unsigned flags)
+{
+    struct ring ring;
+    return ring_open(&ring, flags) != 0 ? 1 : connect_by(&ring);
+}
+
+/* One that was there before: args are its descriptor and, in hexadecimal, what io_uring_setup told of it. */
+static int inherited_ring(char **args)
+{
+    struct ring ring = {.fd = atoi(args[0])};
+    for (size_t i = 0; i < sizeof ring.params; i++)
+        sscanf(args[1] + 2 * i, "%2hhx", (unsigned char *)&ring.params + i);
+    return ring_map(&ring) != 0 ? 1 : connect_by(&ring);
 }
 
 static int uring_connect(char **args) { (void)args; return uring_connect_with(0); }
@@ -110,5 +125,6 @@ const struct vector uring_vectors[] = {
     {"uring-sqpoll-connect", uring_sqpoll},
     {"uring-sendmsg", uring_sendmsg},
     {"uring-sendto", uring_sendto},
+    {"inherited-ring", inherited_ring},
     {NULL, NULL},
 };
