@@ -3,6 +3,7 @@
 use super::{Scene, Subject};
 use crate::action::perform::unix_path::{Found, Origin};
 use crate::action::perform::{Performed, Socket, failed, sys};
+use crate::event::Action;
 use crate::operation::address::{Address, UnixAddress};
 use crate::operation::decode::{self, Arguments, MAX_VECTORS, Message, Sockaddr, message_at, sendto_message};
 use crate::operation::layout::{self, Unreadable};
@@ -75,7 +76,13 @@ impl Scene<'_> {
 
     /// Net/socket.c, `__sys_connect`: descriptor, address, socket.
     fn connect(&self, call: &Arguments) -> Result<Outcome, Unreadable> {
-        let (socket, address) = match self.socket_and_address(call)? {
+        let address = self.address(call)?;
+        if let Ok(address) = &address
+            && let Some(outcome) = self.leave_to_kernel(call.int(0), address)
+        {
+            return Ok(outcome);
+        }
+        let (socket, address) = match self.with_socket(call, address) {
             Ok(both) => both,
             Err(refused) => return Ok(refused),
         };
@@ -102,6 +109,24 @@ impl Scene<'_> {
                 self.redirect_connect(call.int(0), &socket, &address)
             }
         }))
+    }
+
+    /// Where it is left to the kernel whatever the socket is, and not shown, nobody need look at the socket.
+    fn leave_to_kernel(&self, fd: i32, address: &Sockaddr) -> Option<Outcome> {
+        let destination = address.address();
+        let internet = matches!(destination, Address::Internet(_));
+        if !internet || !self.only_logs() || self.pipeline.traces_all() || self.pipeline.leads_elsewhere() {
+            return None;
+        }
+        let operation = Operation::Connect { destination };
+        // Judged as the worst socket that it can be.
+        let verdict = self.pipeline.config.policy.judge(&operation, None);
+        if verdict.is_leak() {
+            return None;
+        }
+        let subject = Subject { fd: Some(fd), ..Subject::default() };
+        self.record(subject, &operation, &verdict, Action::Continue, &Reply::Continue, None);
+        Some(CONTINUE)
     }
 
     fn connect_unix(&self, subject: Subject<'_>, socket: &Socket, address: &Sockaddr) -> Outcome {
@@ -494,17 +519,31 @@ impl Scene<'_> {
     /// Descriptor and address of connect and bind, in the kernel's order: descriptor, address, socket. The
     /// address is read first all the same (see `sockstrace_backend::remote`).
     fn socket_and_address(&self, call: &Arguments) -> Result<Result<(Socket, Sockaddr), Outcome>, Unreadable> {
+        let address = self.address(call)?;
+        Ok(self.with_socket(call, address))
+    }
+
+    /// The address that the call's second and third arguments give.
+    fn address(&self, call: &Arguments) -> Result<Result<Sockaddr, Errno>, Unreadable> {
+        match decode::sockaddr(self.tracee, call.arg(1), call.int(2)) {
+            Err(Unreadable::Denied) => Ok(Err(Errno::EPERM)),
+            other => other,
+        }
+    }
+
+    /// The call's socket beside its address, or what the kernel says of either.
+    fn with_socket(
+        &self,
+        call: &Arguments,
+        address: Result<Sockaddr, Errno>,
+    ) -> Result<(Socket, Sockaddr), Outcome> {
         let fd = call.int(0);
         let subject = Subject { fd: Some(fd), ..Subject::default() };
-        let address = match decode::sockaddr(self.tracee, call.arg(1), call.int(2)) {
-            Err(Unreadable::Denied) => Err(Errno::EPERM),
-            other => other?,
-        };
-        Ok(match (Socket::of(self.tracee, fd), address) {
+        match (Socket::of(self.tracee, fd), address) {
             (Err(errno), Err(_)) if errno != Errno::ENOTSOCK => Err(self.kernel_refuses(subject, errno)),
             (_, Err(errno)) | (Err(errno), _) => Err(self.kernel_refuses(subject, errno)),
             (Ok(socket), Ok(address)) => Ok((socket, address)),
-        })
+        }
     }
 }
 

@@ -274,6 +274,11 @@ impl Pipeline {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether what is allowed may be made by way of us.
+    fn leads_elsewhere(&self) -> bool {
+        self.isolation.is_some() || self.dns.is_some() || self.capturing.is_some() || self.inspects()
+    }
+
     /// Whether allowed calls and processes are recorded: for the file, or for an onlooker.
     fn traces_all(&self) -> bool {
         self.config.trace == Trace::All || self.recorder.is_shown()
