@@ -157,10 +157,19 @@ impl Attached {
         unsafe { command.pre_exec(|| signal(Signal::SIGINT, SigHandler::SigDfl).map(drop).map_err(Into::into)) };
         let mut child = command.spawn().unwrap();
         let mut told = String::new();
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        let own = child.id() as i32;
+        std::thread::spawn(move || {
+            if is_done.recv_timeout(Duration::from_secs(20)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                // SAFETY: takes integers; whoever waits for what it says hasn't reaped it.
+                unsafe { libc::kill(own, libc::SIGKILL) };
+            }
+        });
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         while !told.contains("attached to process") {
             assert!(lines.read_line(&mut told).unwrap() > 0, "{told}");
         }
+        drop(done);
         Self { child, events }
     }
 
@@ -328,6 +337,26 @@ fn it_outlives_us() {
         }
         let before = listener.came()[&1].len();
         await_that("it connects again", || listener.came()[&1].len() > before + 10);
+        let told = guest.end();
+        assert!(told.starts_with("ok: "), "{told}");
+    }
+}
+
+/// While one thread executes a program, all others of its process end, and it gets the first one's id.
+#[test]
+fn programs_are_executed_meanwhile() {
+    for program in guests() {
+        let guest = Guest::checking(program, "executes", &Listener::start());
+        let mut executed = 0;
+        for _ in 0..60 {
+            let attached = Attached::to(guest.pid(), &["--trace=all"]);
+            sleep(Duration::from_millis(15));
+            let (status, events) = attached.interrupt();
+            assert_eq!(status, Some(0), "{events:?}");
+            executed += events.iter().filter(|event| event["event"] == "exec").count();
+        }
+        // None is told of where an exec takes longer than that.
+        assert!(executed > 30, "{executed}");
         let told = guest.end();
         assert!(told.starts_with("ok: "), "{told}");
     }

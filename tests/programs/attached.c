@@ -5,6 +5,7 @@
  *
  *   attached checks PORT      all of the below
  *   attached connects PORT    connections alone, which may be refused (EPERM)
+ *   attached executes PORT    replaced by itself again and again, by another than the first of its threads
  *
  * Connection N of connecting thread T goes to 127.(T+1).(N/256).(N%256): who listens knows which came.
  */
@@ -209,6 +210,45 @@ static void *sends(void *argument)
 	return NULL;
 }
 
+static char **arguments;
+
+static void *executes(void *argument)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	pause_for(now.tv_nsec / 1000 % 3000);
+	execv("/proc/self/exe", arguments);
+	wrong("execv: %s", strerror(errno));
+	return argument;
+}
+
+static void *sleeps(void *argument)
+{
+	for (;;)
+		pause();
+	return argument;
+}
+
+static int is_executed(void)
+{
+	pthread_t thread;
+	struct pollfd input = {0, POLLIN, 0};
+	if (!getenv("READY")) {
+		setenv("READY", "1", 1);
+		printf("ready\n");
+	}
+	/* Nothing is ever written there. */
+	if (poll(&input, 1, 0)) {
+		printf("ok: executed\n");
+		return 0;
+	}
+	for (int i = 0; i < 12; i++)
+		pthread_create(&thread, NULL, sleeps, NULL);
+	pthread_create(&thread, NULL, executes, NULL);
+	sleeps(NULL);
+	return 1;
+}
+
 int main(int argc, char **argv)
 {
 	enum { THREADS = 2 };
@@ -222,6 +262,9 @@ int main(int argc, char **argv)
 	tolerant = !strcmp(argv[1], "connects");
 	port = atoi(argv[2]);
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	arguments = argv;
+	if (!strcmp(argv[1], "executes"))
+		return is_executed();
 	sigemptyset(&set);
 	sigaddset(&set, SIGRTMIN + 1);
 	sigaddset(&set, SIGRTMIN + 2);

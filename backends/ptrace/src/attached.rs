@@ -18,10 +18,9 @@
 //!   we had just been told of is lost, a call of those few that is just being entered fails with EINTR, and one
 //!   that is just being looked at may fail with EBADF where the program has seccomp filters.
 //!
-//! Known defect: a process with several threads of which one executes a program while they are being seized can't
-//! be attached to for that moment ("there is no process", "it may not be traced"), or, where PTRACE_SEIZE waits for the
-//! exec and the exec for a thread that we have seized already, hangs with us until we are killed (a second Ctrl-C);
-//! then it goes on. (Measured: 7 of 150 times with 13 threads that are replaced every few milliseconds.)
+//! - **Executing.** Who executes a program holds a lock that PTRACE_SEIZE waits for, until all other threads of its
+//!   process have ended and whoever traces them has reaped them. So until all are seized none stops at its end
+//!   (`PTRACE_O_TRACEEXIT`), and another thread of ours reaps them.
 //!
 //! A thread in an uninterruptible wait (vfork, a dead file server) is traced from the end of that wait on.
 
@@ -29,6 +28,7 @@ use crate::arch;
 use crate::control;
 use crate::frame::Place;
 use crate::registers::Registers;
+use crate::stops::Change;
 use crate::threads::Whereabouts;
 use crate::tracer::{self, Mode, Tracer};
 use crate::worker::{WAKE, Workers};
@@ -39,12 +39,12 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, gettid, pipe2};
 use sockstrace_backend::proc::{self, Status};
-use sockstrace_backend::{Attached, BackendError, Handler, Plan, signals, tree};
+use sockstrace_backend::{Attached, BackendError, Ended, Handler, Plan, signals, tree};
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long threads may take to come to their first stop: longer than any that can be interrupted does.
@@ -59,6 +59,16 @@ const LETTING_GO: Duration = Duration::from_secs(5);
 /// How long threads may take to come to a stop by themselves when all are let go: one that is told to stop may begin
 /// a call just then, which could be cut short by that (a long write).
 const UNTOLD: Duration = Duration::from_millis(2);
+
+/// How often the threads of a process are looked through, until none is new. One that makes threads faster has
+/// traced ones make them in the end.
+const ROUNDS: u32 = 1000;
+
+/// How often a thread may be met that can't be seized, as it ends or another executes a program.
+const TRIES: u32 = 10;
+
+/// And the time between.
+const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
 /// Between looks, while there is a limit to the waiting.
 const A_MOMENT: Duration = Duration::from_micros(200);
@@ -81,6 +91,36 @@ struct Shared {
     ends: AtomicBool,
     /// Its thread.
     tracer: AtomicI32,
+    /// What is to be done while the tracer waits for PTRACE_SEIZE.
+    seizing: Mutex<Seizing>,
+}
+
+/// Processes whose threads are being seized.
+#[derive(Debug, Default)]
+struct Seizing {
+    /// The one just now.
+    process: Option<Pid>,
+    /// Those of its threads that have ended, reaped in the tracer's place.
+    ended: Vec<(Pid, Ended)>,
+    /// There will be no other.
+    is_over: bool,
+}
+
+impl Shared {
+    fn seizing(&self) -> MutexGuard<'_, Seizing> {
+        self.seizing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reaps those threads of the process in hand that have ended, as the one that executes a program waits for that
+    /// and the tracer for it; whether there may be more.
+    fn reap(&self) -> bool {
+        let mut seizing = self.seizing();
+        // ESRCH: it is gone.
+        for tid in seizing.process.and_then(|pid| proc::threads(pid).ok()).unwrap_or_default() {
+            seizing.ended.extend(control::reap(tid).map(|ended| (tid, ended)));
+        }
+        !seizing.is_over
+    }
 }
 
 /// Traces until the last process ends, or a signal comes.
@@ -117,10 +157,11 @@ pub fn attach(pid: Pid, plan: &Plan, handler: Arc<dyn Handler>) -> Result<(), Ba
 fn supervise(signals: &SignalFd, ending: &SigSet, alive: &OwnedFd, shared: &Shared) -> Result<(), BackendError> {
     loop {
         let ends = shared.ends.load(Ordering::SeqCst);
+        let seizes = shared.reap();
         let mut fds =
             [PollFd::new(alive.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         // Woken again and again: it may be between its look and its sleep.
-        match poll(&mut fds, if ends { PollTimeout::from(1_u8) } else { PollTimeout::NONE }) {
+        match poll(&mut fds, if ends || seizes { PollTimeout::from(1_u8) } else { PollTimeout::NONE }) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(BackendError::Failed("waiting for signals".into(), errno)),
         }
@@ -182,7 +223,7 @@ fn trace(pid: Pid, plan: &Plan, handler: &Arc<dyn Handler>, shared: &Shared) -> 
     let workers = Workers::start(Arc::clone(handler)).map_err(BackendError::doing("starting a thread"))?;
     let mut tracer = Tracer::of_nobody(plan, Mode::FullStop, Arc::clone(handler), workers);
     tracer.attached = Some(Attachment::Gathering(HashSet::new()));
-    let attached = tracer.gather(pid)?;
+    let attached = tracer.gather(pid, shared)?;
     handler.attached(&attached);
     tracer.release();
     let mut changes = Vec::new();
@@ -205,8 +246,8 @@ fn trace(pid: Pid, plan: &Plan, handler: &Arc<dyn Handler>, shared: &Shared) -> 
 
 impl Tracer {
     /// Seizes the process and its descendants, and holds them.
-    fn gather(&mut self, pid: Pid) -> Result<Attached, BackendError> {
-        self.seize_process(pid).map_err(|errno| cannot_attach(pid, errno))?;
+    fn gather(&mut self, pid: Pid, shared: &Shared) -> Result<Attached, BackendError> {
+        patiently(|| self.seize_process(pid, shared)).map_err(|errno| cannot_attach(pid, errno))?;
         let (mut processes, mut limits) = (vec![pid], Vec::new());
         let mut passed_over = HashSet::new();
         loop {
@@ -218,7 +259,7 @@ impl Tracer {
                 break;
             }
             for pid in new {
-                match self.seize_process(pid) {
+                match self.seize_process(pid, shared) {
                     Ok(()) => processes.push(pid),
                     Err(errno) => {
                         passed_over.insert(pid);
@@ -229,6 +270,7 @@ impl Tracer {
                 }
             }
         }
+        shared.seizing().is_over = true;
         // Only now: while some are traced and stopped, a signal that all ignore interrupts those that aren't.
         for tid in self.threads.all() {
             // ESRCH: it ends. The wait tells.
@@ -251,33 +293,61 @@ impl Tracer {
     ///
     /// # Errors
     /// Of the first of them.
-    fn seize_process(&mut self, pid: Pid) -> Result<(), Errno> {
-        let mut failed = HashSet::new();
-        let mut seized = false;
-        loop {
-            let mut progress = false;
-            for tid in proc::threads(pid)? {
-                if self.threads.get(tid).is_some() || failed.contains(&tid.as_raw()) {
+    fn seize_process(&mut self, pid: Pid, shared: &Shared) -> Result<(), Errno> {
+        shared.seizing().process = Some(pid);
+        let result = self.seize_threads(pid);
+        let ended = {
+            let mut seizing = shared.seizing();
+            seizing.process = None;
+            std::mem::take(&mut seizing.ended)
+        };
+        for (tid, ended) in ended {
+            self.on_change(tid, Change::Ended(ended));
+        }
+        result?;
+        if self.threads.of_process(pid) > 0 { Ok(()) } else { Err(Errno::ESRCH) }
+    }
+
+    fn seize_threads(&mut self, pid: Pid) -> Result<(), Errno> {
+        let mut tries = TRIES;
+        for _ in 0..ROUNDS {
+            let before = Status::of(pid)?.threads;
+            let listed = proc::threads(pid)?;
+            // A list ends early where a thread ends while the kernel writes it.
+            let mut settled = listed.len() >= before.max(Status::of(pid)?.threads) as usize;
+            for tid in listed {
+                let known = self.threads.get(tid).is_some();
+                // Known, it may be another: by an exec the process's own id goes to the thread that has called it.
+                if known && is_ours(tid) {
                     continue;
                 }
-                match control::seize(tid, tracer::options_attached()) {
-                    Ok(()) => {
-                        (seized, progress) = (true, true);
+                let seized = control::seize(tid, tracer::options_seized());
+                // Seized; or, where that fails with EPERM, made by one that was.
+                if is_ours(tid) {
+                    settled = false;
+                    if !known {
                         self.adopt(tid);
                     }
-                    // The child of one that was seized: it announces itself.
-                    Err(Errno::EPERM) if is_ours(tid) => seized = true,
-                    // It ends just now: no stop comes of it.
-                    Err(Errno::ESRCH | Errno::EPERM) if has_ended(tid) => {
-                        failed.insert(tid.as_raw());
+                    continue;
+                }
+                match seized {
+                    // Where PTRACE_SEIZE has waited for its exec, the next look finds it by its process's id.
+                    _ if has_ended(tid) => settled &= seized.is_err(),
+                    // It is about to end, or has just become another.
+                    Ok(()) | Err(Errno::ESRCH | Errno::EPERM) if tries > 0 => {
+                        settled = false;
+                        tries = tries.saturating_sub(1);
+                        std::thread::sleep(BETWEEN_TRIES);
                     }
+                    Ok(()) => settled = false,
                     Err(errno) => return Err(errno),
                 }
             }
-            if !progress {
-                return if seized { Ok(()) } else { Err(Errno::ESRCH) };
+            if settled {
+                break;
             }
         }
+        Ok(())
     }
 
     /// Waits until all have stopped, but for those that can't.
@@ -291,12 +361,25 @@ impl Tracer {
             if unstopped.is_empty() {
                 return;
             }
+            for tid in unstopped.iter().copied().filter(|tid| !is_ours(*tid)) {
+                self.follow_exec(tid);
+            }
             // Whoever waits in vfork may wait for one whom we hold.
             if start.elapsed() > UNINTERRUPTIBLE && unstopped.into_iter().all(waits_uninterruptibly) {
                 return;
             }
             std::thread::sleep(A_MOMENT);
         }
+    }
+
+    /// A thread is gone without an end of which we would have been told: by an exec, its own, which gave it its
+    /// process's id, or another's.
+    fn follow_exec(&mut self, tid: Pid) {
+        let Some(pid) = self.threads.get(tid).map(|thread| thread.pid) else { return };
+        if self.threads.get(pid).is_none() && is_ours(pid) {
+            self.adopt(pid);
+        }
+        self.forget(tid, None);
     }
 
     /// Threads that haven't come to a first stop yet.
@@ -467,9 +550,21 @@ impl Tracer {
 /// The result of an interrupted call.
 const INTERRUPTED: i64 = -(Errno::EINTR as i64);
 
+/// Tries again where there seems to be no such process: while a thread that isn't the first executes a program, the
+/// process has no first thread for a moment.
+fn patiently<T>(mut look: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    for _ in 1..TRIES {
+        match look() {
+            Err(Errno::ESRCH | Errno::ENOENT) => std::thread::sleep(BETWEEN_TRIES),
+            other => return other,
+        }
+    }
+    look()
+}
+
 /// Who can't be attached to, found before anything is done to it.
 fn require_attachable(pid: Pid) -> Result<(), BackendError> {
-    let status = Status::of(pid).map_err(|errno| cannot_attach(pid, errno))?;
+    let status = patiently(|| Status::of(pid)).map_err(|errno| cannot_attach(pid, errno))?;
     let unavailable = |why: String| Err(BackendError::Unavailable(why));
     if status.tgid != pid.as_raw() {
         return unavailable(format!("{pid} is a thread of process {0}: use --pid {0}", status.tgid));

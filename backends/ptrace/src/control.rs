@@ -20,7 +20,7 @@ use crate::stops::{self, Change};
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::unistd::Pid;
-use sockstrace_backend::Abi;
+use sockstrace_backend::{Abi, Ended};
 use std::mem::MaybeUninit;
 
 /// How a stopped tracee goes on.
@@ -58,6 +58,28 @@ pub fn poll() -> Option<(Pid, Change)> {
 /// The next change of this very tracee, if there is one already.
 pub fn poll_one(tid: Pid) -> Option<Change> {
     wait_for(tid.as_raw(), libc::WNOHANG).ok().flatten().map(|(_, change)| change)
+}
+
+/// Reaps this tracee or child, of any thread of ours, if it has ended.
+pub fn reap(tid: Pid) -> Option<Ended> {
+    let ended = |flags| {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let (id, flags) = (tid.as_raw() as libc::id_t, libc::WEXITED | libc::WNOHANG | libc::__WALL | flags);
+        // SAFETY: the kernel writes a structure of our own; zeroed it is valid.
+        let (result, info) =
+            unsafe { (libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags), info.assume_init()) };
+        // SAFETY: waitid(2) fills in this member, or leaves it 0.
+        let status = unsafe { info.si_status() };
+        match info.si_code {
+            _ if result != 0 => None,
+            libc::CLD_EXITED => Some(Ended::Exited(status)),
+            libc::CLD_KILLED | libc::CLD_DUMPED => Some(Ended::Signaled(status)),
+            _ => None,
+        }
+    };
+    // Stops of tracees are told of whatever is asked for (`wait_task_stopped`, kernel/exit.c), and are its tracer's to
+    // take: so it is looked at first.
+    ended(libc::WNOWAIT).and_then(|_| ended(0))
 }
 
 fn wait_for(pid: libc::pid_t, flags: i32) -> Result<Option<(Pid, Change)>, Errno> {

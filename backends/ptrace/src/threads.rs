@@ -22,6 +22,8 @@ pub struct Thread {
     pub whereabouts: Whereabouts,
     /// It was told to trap, and hasn't yet.
     pub told: bool,
+    /// It has the options of those that are attached to, from its first stop on.
+    pub tells_its_end: bool,
 }
 
 impl Thread {
@@ -189,6 +191,7 @@ impl Threads {
                 stopped: false,
                 whereabouts: Whereabouts::AtLarge,
                 told: false,
+                tells_its_end: false,
             },
         );
         let process = self.processes.entry(pid.as_raw()).or_default();
@@ -237,6 +240,11 @@ impl Threads {
     /// All processes.
     pub fn processes(&self) -> Vec<Pid> {
         self.processes.keys().map(|pid| Pid::from_raw(*pid)).collect()
+    }
+
+    /// How many of its threads are known.
+    pub fn of_process(&self, pid: Pid) -> usize {
+        self.processes.get(&pid.as_raw()).map_or(0, |process| process.threads.len())
     }
 
     /// Whether the process is in a group-stop: all its threads are, but for those held in a judged call.

@@ -42,6 +42,11 @@ pub fn options_attached() -> Options {
     births_and_ends() | Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACESYSGOOD
 }
 
+/// Until its first stop, as long as others are seized: see [`crate::attached`].
+pub fn options_seized() -> Options {
+    options_attached() - Options::PTRACE_O_TRACEEXIT
+}
+
 fn births_and_ends() -> Options {
     Options::PTRACE_O_TRACECLONE
         | Options::PTRACE_O_TRACEFORK
@@ -211,6 +216,10 @@ impl Tracer {
         if let Some(thread) = self.threads.get(tid) {
             thread.told = false;
             thread.stopped &= matches!(change, Change::GroupStop(_));
+            if self.attached.is_some() && !std::mem::replace(&mut thread.tells_its_end, true) {
+                let set = control::set_options(tid, options_attached());
+                self.check(tid, set);
+            }
         }
         match change {
             Change::Seccomp => self.on_seccomp(tid),
@@ -433,7 +442,7 @@ impl Tracer {
         self.killer = std::thread::Builder::new().name("killer".into()).spawn(tree::kill_descendants).ok();
     }
 
-    fn forget(&mut self, tid: Pid, ended: Option<Ended>) {
+    pub(crate) fn forget(&mut self, tid: Pid, ended: Option<Ended>) {
         if let Some((pid, true)) = self.drop_thread(tid) {
             if self.attached.is_some() {
                 tree::leave(pid);
