@@ -9,7 +9,7 @@ use crate::run::{TALLIES, complain, ignore, plan, recorder, say};
 use crate::watch;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
-use sockstrace_backend::{Backend, BackendError, Ended, Handler};
+use sockstrace_backend::{Backend, BackendError, Ended, Handler, signals};
 use std::sync::Arc;
 
 /// Attaches, by the best backend that can do what is asked, perhaps with somebody who looks on; sockstrace's exit
@@ -45,8 +45,7 @@ fn judge(config: Config, pid: Pid, feed: Option<Feed>) -> Result<u8, BackendErro
     // Nor must files be that are cut off while their symbols are read.
     SigSet::from(Signal::SIGBUS).thread_unblock().map_err(BackendError::doing("unblocking a signal"))?;
     // The backend takes these, whichever threads there are.
-    let ending: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    ending.thread_block().map_err(BackendError::doing("blocking signals"))?;
+    signals::ending().thread_block().map_err(BackendError::doing("blocking signals"))?;
     let is_shown = feed.is_some();
     let recorder = recorder(&config, feed)?;
     let plan = plan(&config);

@@ -72,7 +72,7 @@ fn captured_of(options: &dyn Fn(u32) -> Vec<String>, interrupts: bool) {
     assert!(child.wait().unwrap().success());
     if interrupts {
         // SAFETY: takes integers; the child was not reaped yet.
-        assert_eq!(unsafe { libc::kill(watcher.id() as i32, libc::SIGINT) }, 0);
+        assert_eq!(unsafe { libc::kill(watcher.id() as i32, libc::SIGTERM) }, 0);
     }
     assert_eq!(wait(&mut watcher), Some(0));
     let captured = Captured::read(&place.0.join("capture"));

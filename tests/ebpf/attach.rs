@@ -3,9 +3,11 @@
 use super::alone;
 use super::support::programs::programs;
 use super::support::run::sockstrace;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,7 +45,15 @@ impl Drop for Interpreter {
 }
 
 fn attach(pid: u32, options: &[&str]) -> (Child, BufReader<std::process::ChildStderr>) {
+    // Whoever runs the tests in the background may ignore it.
+    attach_where(SigHandler::SigDfl, pid, options)
+}
+
+/// With SIGINT ignored at its start, or not.
+fn attach_where(sigint: SigHandler, pid: u32, options: &[&str]) -> (Child, BufReader<std::process::ChildStderr>) {
     let mut command = Command::new(sockstrace());
+    // SAFETY: signal(2) may be called between fork and exec.
+    unsafe { command.pre_exec(move || signal(Signal::SIGINT, sigint).map(drop).map_err(Into::into)) };
     command.arg(format!("--pid={pid}")).args(options).stdin(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let told = BufReader::new(child.stderr.take().unwrap());
@@ -62,9 +72,13 @@ fn lines_until(told: &mut impl BufRead, mark: &str) -> Vec<String> {
     }
 }
 
-fn interrupt(child: &mut Child) -> i32 {
+fn send(child: &Child, signal: i32) {
     // SAFETY: takes integers; the child was not reaped yet.
-    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+}
+
+fn interrupt(child: &mut Child) -> i32 {
+    send(child, libc::SIGINT);
     child.wait().unwrap().code().unwrap()
 }
 
@@ -91,6 +105,23 @@ fn what_is_there_is_told_then_what_comes_and_nothing_is_harmed() {
     // It lives on, and its connections with it.
     python.run("before.sendall(b'x'); after.sendall(b'y')");
     let _ = before;
+}
+
+/// Started by nohup(1), or in the background of a script.
+#[test]
+fn an_ignored_signal_does_not_end_it() {
+    let Some(_alone) = alone() else { return };
+    let mut python = Interpreter::start();
+    let (mut child, mut told) = attach_where(SigHandler::SigIgn, python.child.id(), &["--format=human"]);
+    lines_until(&mut told, "watching process");
+    send(&child, libc::SIGINT);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(child.try_wait().unwrap(), None);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    python.run(&format!("socket.socket().connect_ex(('127.0.0.1', {}))", closed.port()));
+    lines_until(&mut told, &closed.to_string());
+    send(&child, libc::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(23));
 }
 
 #[test]

@@ -27,13 +27,7 @@ static CLOSED_AT_START: AtomicU8 = AtomicU8::new(0);
 extern "C" fn note_state_at_start() {
     let mut ignored = 0_u64;
     for signal in 1..=HIGHEST {
-        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: reads the disposition into memory of the right type; a zeroed sigaction is valid.
-        let is_ignored = unsafe {
-            libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
-                && action.assume_init().sa_sigaction == libc::SIG_IGN
-        };
-        if is_ignored {
+        if is_ignored(signal) {
             ignored |= bit(signal);
         }
     }
@@ -46,6 +40,15 @@ extern "C" fn note_state_at_start() {
         }
     }
     CLOSED_AT_START.store(closed, Ordering::Relaxed);
+}
+
+fn is_ignored(signal: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: reads the disposition into memory of the right type; a zeroed sigaction is valid.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
 }
 
 #[used]
@@ -73,6 +76,14 @@ pub fn bit(signal: i32) -> u64 {
         Ok(position @ 0..=63) => 1 << position,
         _ => 0,
     }
+}
+
+/// The signals that end the watching of what runs already: SIGINT, SIGTERM and SIGHUP, but for those that whoever
+/// started us wants ignored (nohup(1), and shells' background jobs).
+#[must_use]
+pub fn ending() -> SigSet {
+    let ending = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+    ending.into_iter().filter(|signal| !is_ignored(*signal as i32)).collect()
 }
 
 /// Blocks every signal in the calling thread (and in those it starts) and returns the mask before.

@@ -6,26 +6,22 @@ use crate::reader::{CHECK, GATHER, Reader};
 use crate::{cgroup, probe, rings};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use sockstrace_backend::BackendError;
 use sockstrace_backend::observed::{Observer, Scope};
 use sockstrace_backend::proc::Status;
+use sockstrace_backend::{BackendError, signals};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-/// Watches until SIGINT, SIGTERM or SIGHUP (unless that is ignored) comes.
+/// Watches until a signal of [`signals::ending`] comes.
 pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError> {
     probe::require()?;
     let root = cgroup::root().ok_or_else(|| BackendError::Unavailable(cgroup::MISSING.into()))?;
     // First, so that none of them ends us between attaching and the summary.
-    let mut ending = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        ending.add(signal);
-    }
+    let ending = signals::ending();
     ending.thread_block().map_err(BackendError::doing("blocking signals"))?;
-    let signals = SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    let signalled = SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(BackendError::doing("making a signalfd"))?;
     if scope.attaches {
         probe::require_own_pids()?;
@@ -69,7 +65,7 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
         reader.translate_all(&existing, &mut |observation| observer.observe(observation));
     }
     let mut is_over = || if scope.attaches { programs.is_tree_empty() } else { Ok(false) };
-    let result = read_until(&mut reader, capture.as_mut(), &signals, observer, &mut is_over);
+    let result = read_until(&mut reader, capture.as_mut(), &signalled, observer, &mut is_over);
     // Detached before the last look, so that it is the last.
     drop(programs);
     reader.drain(&mut |observation| observer.observe(observation));

@@ -128,7 +128,7 @@ pub fn attach(pid: Pid, plan: &Plan, handler: Arc<dyn Handler>) -> Result<(), Ba
     let doing = BackendError::doing;
     require_attachable(pid)?;
     // First, so that none of them ends us between attaching and the summary.
-    let ending = ending_signals();
+    let ending = signals::ending();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&ending), None).map_err(doing("blocking signals"))?;
     let signals = SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(doing("making a signalfd"))?;
@@ -183,25 +183,6 @@ fn supervise(signals: &SignalFd, ending: &SigSet, alive: &OwnedFd, shared: &Shar
             // SAFETY: takes integers only; a thread of ours, or none.
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tracer, WAKE as i32) };
         }
-    }
-}
-
-/// The signals that end the tracing: those of them that whoever started us doesn't want ignored.
-fn ending_signals() -> SigSet {
-    let mut ending = SigSet::empty();
-    let ends = |signal: &Signal| !is_ignored(*signal);
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().filter(ends) {
-        ending.add(signal);
-    }
-    ending
-}
-
-fn is_ignored(signal: Signal) -> bool {
-    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: reads the disposition into a structure of our own, which any bytes make valid.
-    unsafe {
-        libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr()) == 0
-            && action.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }
 
