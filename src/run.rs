@@ -158,6 +158,7 @@ pub(crate) fn plan(config: &Config) -> Plan {
             Leftover::Wait | Leftover::Background => sockstrace_backend::Leftover::Wait,
         },
         observe_results: config.on_leak == OnLeak::Log,
+        heeds_sharing: config.on_leak != OnLeak::Log,
         user_namespace: config.user_namespace,
         namespaces: None,
         hooks: None,

@@ -444,6 +444,10 @@ fn races() -> Vec<Vector> {
         udp("swap-sendmsg", SENDMSG),
         udp("swap-inherited", ANY_CALL).with(ConnectedUdp(5)),
         leak("swap-fastopen", SENDTO, WITNESS, Seen::Tcp),
+        tcp4("swap-child"),
+        tcp4("swap-orphan"),
+        tcp4("swap-orphan").narrow(),
+        tcp4("swap-orphan-clone3"),
         tcp4("flip-socketcall").narrow(),
         leak("flip-socketcall-type", SOCKET, Any, Seen::Token).narrow().root(),
     ];

@@ -49,6 +49,8 @@ pub struct OwnTrap {
     pub name: &'static str,
     /// As [`Trap::conditions`].
     pub conditions: Vec<Condition>,
+    /// The filter itself lets it fail with this, and nobody is asked.
+    pub refused: Option<Errno>,
 }
 
 /// A test of one argument.
@@ -169,6 +171,7 @@ impl Filter {
                 }
             }
             for trap in own {
+                let action = trap.refused.map_or(action, |errno| ScmpAction::Errno(errno as i32));
                 add(&mut context, action, trap.name, &trap.conditions)?;
             }
             export(&context)

@@ -94,6 +94,8 @@ pub struct Plan {
     pub leftover: Leftover,
     /// The handler wants [`Handler::returned`] for calls that it let continue.
     pub observe_results: bool,
+    /// Who may turn what a call means behind the handler's back is to be known: see [`Tracee::is_alone`].
+    pub heeds_sharing: bool,
     /// PROGRAM runs in a user namespace of its own, so that an unprivileged supervisor can read
     /// processes that are not dumpable.
     pub user_namespace: bool,

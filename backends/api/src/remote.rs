@@ -98,18 +98,19 @@ impl Remote {
     }
 
     /// Whether nobody but this very thread can change what its call will do: no other thread, and no process
-    /// that shares its descriptor table, as far as parents and children go.
+    /// that shares its descriptor table. Of parents and children that is asked; of others it can't be, so that nobody
+    /// is alone any more once a process was made that shares a table: [`crate::tree::note_shared_table`].
     #[must_use]
     pub fn is_alone(&self) -> bool {
         // One directory a thread, besides `.` and `..` (fs/proc/base.c).
         const ONE_THREAD: u64 = 3;
-        if self.tid != self.pid || self.task_links() != Some(ONE_THREAD) {
+        if self.tid != self.pid || crate::tree::shares_tables() || self.task_links() != Some(ONE_THREAD) {
             return false;
         }
         let Ok(identity) = self.identity() else { return false };
         let parent = Some(identity.parent).filter(|parent| *parent != Pid::this() && parent.as_raw() > 1);
-        // A relative out of reach (another user's, or ended) can't share the table, or ended.
-        let shares = |relative| shares_descriptors(self.pid, relative) == Ok(true);
+        // One out of reach (PR_SET_DUMPABLE) may share it.
+        let shares = |relative| !matches!(shares_descriptors(self.pid, relative), Ok(false) | Err(Errno::ESRCH));
         !parent.is_some_and(shares) && self.children().is_some_and(|children| !children.into_iter().any(shares))
     }
 

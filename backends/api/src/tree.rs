@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +45,21 @@ static OWN: AtomicI32 = AtomicI32::new(0);
 /// This child is no part of the tree: a helper of a backend.
 pub fn set_apart(child: Pid) {
     OWN.store(child.as_raw(), Ordering::SeqCst);
+}
+
+/// Whether processes may share a descriptor table of which one isn't the other's parent.
+static SHARES_TABLES: AtomicBool = AtomicBool::new(false);
+
+/// A process of the tree was made that shares its maker's descriptor table (CLONE_FILES of clone(2)), or perhaps was:
+/// whose table it is can't be found out any more when the maker has ended.
+pub fn note_shared_table() {
+    SHARES_TABLES.store(true, Ordering::SeqCst);
+}
+
+/// Whether there may be such processes.
+#[must_use]
+pub fn shares_tables() -> bool {
+    SHARES_TABLES.load(Ordering::SeqCst)
 }
 
 /// The living processes of the tree.

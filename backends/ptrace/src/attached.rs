@@ -39,6 +39,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, gettid, pipe2};
 use sockstrace_backend::proc::{self, Status};
+use sockstrace_backend::remote::shares_descriptors;
 use sockstrace_backend::{Attached, BackendError, Ended, Handler, Plan, signals, tree};
 use std::collections::HashSet;
 use std::fs;
@@ -262,6 +263,7 @@ impl Tracer {
             return Err(cannot_attach(pid, Errno::ESRCH));
         }
         processes.extend(self.threads.processes());
+        heed_sharing(&processes);
         let mut known = HashSet::new();
         processes.retain(|pid| known.insert(pid.as_raw()));
         limits.extend(self.unstopped().into_iter().map(|tid| {
@@ -604,6 +606,20 @@ const SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
 
 fn scope() -> u32 {
     fs::read_to_string(SCOPE).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Notes where processes share a descriptor table already.
+fn heed_sharing(processes: &[Pid]) {
+    let share = |(one, others): (&Pid, &[Pid])| {
+        others.iter().any(|other| one != other && shares_descriptors(*one, *other) == Ok(true))
+    };
+    let mut rest = processes;
+    while let Some(pair) = rest.split_first() {
+        if share(pair) {
+            return tree::note_shared_table();
+        }
+        rest = pair.1;
+    }
 }
 
 fn is_ours(tid: Pid) -> bool {

@@ -58,10 +58,11 @@ impl Selector {
         let bit = |argument, bit| Condition::new(argument, Comparison::Masked { mask: bit, expected: bit });
         let set_filter = Condition::new(0, Comparison::int_equal(libc::SECCOMP_SET_MODE_FILTER as i32));
         [
-            OwnTrap { name: "clone", conditions: vec![bit(0, CLONE_UNTRACED)] },
-            OwnTrap { name: "clone3", conditions: Vec::new() },
-            OwnTrap { name: "seccomp", conditions: vec![set_filter, bit(1, NEW_LISTENER)] },
+            ("clone", vec![bit(0, CLONE_UNTRACED)]),
+            ("clone3", Vec::new()),
+            ("seccomp", vec![set_filter, bit(1, NEW_LISTENER)]),
         ]
+        .map(|(name, conditions)| OwnTrap { name, conditions, refused: None })
     }
 
     /// Why the filter stopped this call; `None` where it can't have been ours.

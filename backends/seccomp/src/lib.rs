@@ -18,6 +18,7 @@ mod listener;
 mod probe;
 mod receivers;
 mod reply;
+mod tables;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
@@ -87,7 +88,9 @@ impl SeccompBackend {
         handler: &Arc<dyn Handler>,
         attach: impl FnOnce(Pid) -> Result<(), BackendError>,
     ) -> Result<Ended, BackendError> {
-        let filter = Filter::intercepting(&plan.traps, Interception::Notify)?;
+        let own = plan.heeds_sharing.then(tables::own_traps);
+        let own = own.as_ref().map_or(&[][..], |own| own);
+        let filter = Filter::intercepting_also(&plan.traps, own, Interception::Notify)?;
         let strict = plan.allowed_syscalls.as_deref().map(Filter::allowing_only).transpose()?;
         let setup = launch::Setup {
             intercepting: Some(&filter),

@@ -12,12 +12,13 @@ use crate::again::Repeats;
 use crate::listener::{Listener, Notification};
 use crate::probe;
 use crate::reply::Answering;
+use crate::tables;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::remote::{Identity, Remote, RemoteCache};
 use sockstrace_backend::watchdog::Mark;
 use sockstrace_backend::{
-    Abi, BackendError, Handler, InterceptedCall, Look, MemoryError, Outcome, Patience, Reply, Syscall, Tracee,
+    Abi, BackendError, Handler, InterceptedCall, Look, MemoryError, Outcome, Patience, Reply, Syscall, Tracee, tree,
 };
 use std::cell::{Ref, RefCell};
 use std::ffi::OsString;
@@ -151,6 +152,10 @@ impl Shared {
     }
 
     fn handle(self: &Arc<Self>, notification: &Notification, post: &Post, mark: &Mark) {
+        if tables::makes_sharer(notification) {
+            tree::note_shared_table();
+            return self.answering().carry_out(notification, &Reply::Continue);
+        }
         let Some(call) = intercepted(notification) else {
             return self.answering().carry_out(notification, &Reply::Fail(Errno::ENOSYS));
         };

@@ -88,6 +88,9 @@ static int clone3_child(char **args)
 {
     struct clone_args how = {.exit_signal = SIGCHLD};
     pid_t child = syscall(SYS_clone3, &how, sizeof how);
+    /* As the C library does. */
+    if (child < 0 && errno == ENOSYS)
+        child = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
     if (child < 0)
         broken("clone3");
     if (child == 0)
@@ -99,6 +102,8 @@ static int clone3_clear_handlers(char **args)
 {
     struct clone_args how = {.flags = CLONE_CLEAR_SIGHAND | CLONE_UNTRACED, .exit_signal = SIGCHLD};
     pid_t child = syscall(SYS_clone3, &how, sizeof how);
+    if (child < 0 && errno == ENOSYS)
+        child = syscall(SYS_clone, CLONE_UNTRACED | SIGCHLD, 0, 0, 0, 0);
     if (child < 0)
         broken("clone3");
     if (child == 0)

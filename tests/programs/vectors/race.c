@@ -5,10 +5,12 @@
  * any round was refused with EPERM or EACCES, 0 otherwise.
  */
 #include "common.h"
+#include <linux/sched.h>
 #include <netinet/ip.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 static struct address allowed, foreign;
 static int refusals;
@@ -293,6 +295,87 @@ static int swap_sendmsg(char **args)
     return verdict();
 }
 
+/* Who turns both descriptor and address is another process with the same table and a common page, perhaps an orphan, and out
+ * of reach. A netlink socket's connect to a netlink address is left to the kernel where nobody could interfere. */
+#define FRESH_FD 51
+#define HARMLESS_FD 52
+
+static volatile struct turner {
+    uint64_t address[4]; /* the first 8 bytes of either are all of it */
+    pid_t process;
+    unsigned turns;
+} *turner;
+
+static long clone_sharing(int by_clone3)
+{
+    struct clone_args how = {.flags = CLONE_FILES, .exit_signal = SIGCHLD};
+    long child = by_clone3 ? syscall(SYS_clone3, &how, sizeof how) : -1;
+    /* As the C library does. */
+    if (child < 0 && (!by_clone3 || errno == ENOSYS))
+        child = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+    return child;
+}
+
+static void turn_for_ever(void)
+{
+    uint64_t harmless = AF_NETLINK, leaking;
+    memcpy(&leaking, &foreign, 8);
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    turner->process = getpid();
+    for (;; turner->turns++) {
+        dup2(HARMLESS_FD, TURNING_FD);
+        turner->address[0] = harmless;
+        linger();
+        dup2(FRESH_FD, TURNING_FD);
+        turner->address[0] = leaking;
+        linger();
+    }
+}
+
+static int swap_by_process(int is_orphan, int by_clone3)
+{
+    prepare(PROXY_PORT);
+    turner = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    dup2(open_socket(AF_NETLINK, SOCK_RAW, 0), HARMLESS_FD);
+    dup2(open_socket(AF_INET, SOCK_STREAM, 0), FRESH_FD);
+    long child = clone_sharing(by_clone3);
+    if (child < 0)
+        broken("clone");
+    if (child == 0) {
+        if (!is_orphan || clone_sharing(by_clone3) == 0)
+            turn_for_ever();
+        _exit(0);
+    }
+    if (is_orphan)
+        wait_for(child);
+    for (int i = 0; i < 2000 && turner->turns < 10; i++)
+        sleep_ms(1);
+    for (int round = 0, last = FRESH_FD; more_connects(round); round++) {
+        int fd = open_socket(AF_INET, SOCK_STREAM, 0);
+        dup2(fd, FRESH_FD);
+        note(connect(TURNING_FD, (struct sockaddr *)turner->address, sizeof(struct sockaddr_in)));
+        /* The one before may have been in its place still. */
+        struct address peer = {.length = sizeof peer.storage};
+        for (int i = 0; i < 2; i++)
+            if (getpeername(i ? fd : last, &peer.any, &peer.length) == 0)
+                note(write(i ? fd : last, TOKEN, sizeof TOKEN - 1));
+        if (last != FRESH_FD)
+            close(last);
+        last = fd;
+    }
+    kill(turner->process, SIGKILL);
+    if (!is_orphan)
+        wait_for(child);
+    /* Whoever is the orphan's parent now waits for it. */
+    for (int i = 0; i < 2000 && kill(turner->process, 0) == 0; i++)
+        sleep_ms(1);
+    return verdict();
+}
+
+static int swap_child(char **args) { (void)args; return swap_by_process(0, 0); }
+static int swap_orphan(char **args) { (void)args; return swap_by_process(1, 0); }
+static int swap_orphan_clone3(char **args) { (void)args; return swap_by_process(1, 1); }
+
 /* A socket connected to an allowed peer, and the inherited one (args[0]) connected to a foreign one. */
 static int swap_inherited(char **args)
 {
@@ -449,6 +532,9 @@ const struct vector race_vectors[] = {
     {"swap-sendmsg", swap_sendmsg},
     {"swap-inherited", swap_inherited},
     {"swap-fastopen", swap_fastopen},
+    {"swap-child", swap_child},
+    {"swap-orphan", swap_orphan},
+    {"swap-orphan-clone3", swap_orphan_clone3},
 #ifdef __i386__
     {"flip-socketcall", flip_socketcall},
     {"flip-socketcall-type", flip_socketcall_type},

@@ -2,6 +2,8 @@
 
 use crate::call::Syscall;
 
+pub(super) const CLONE: i32 = 120;
+
 pub(super) fn number(call: Syscall) -> Option<i32> {
     Some(match call {
         Syscall::Accept4 => 364,

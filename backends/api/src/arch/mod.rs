@@ -16,6 +16,16 @@ pub const ABIS: &[Abi] = &[Abi::X86_64, Abi::I386];
 #[cfg(target_arch = "aarch64")]
 pub const ABIS: &[Abi] = &[Abi::Aarch64];
 
+/// The number of clone(2) in `abi`.
+#[must_use]
+pub fn clone(abi: Abi) -> i32 {
+    match abi {
+        Abi::X86_64 => x86_64::CLONE,
+        Abi::I386 => i386::CLONE,
+        Abi::Aarch64 => aarch64::CLONE,
+    }
+}
+
 /// The number of `call` in `abi`.
 #[must_use]
 pub fn number(call: Syscall, abi: Abi) -> Option<i32> {

@@ -2,6 +2,8 @@
 
 use crate::call::Syscall;
 
+pub(super) const CLONE: i32 = 56;
+
 pub(super) fn number(call: Syscall) -> Option<i32> {
     Some(match call {
         Syscall::Accept => 43,

@@ -121,6 +121,7 @@ impl Run {
                 allowed_syscalls: None,
                 leftover: Leftover::Wait,
                 observe_results: false,
+                heeds_sharing: true,
                 user_namespace: false,
                 namespaces: None,
                 hooks: None,
