@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe2, read, write};
 use sockstrace_backend::job::Supervision;
+use sockstrace_backend::reach;
 use sockstrace_backend::signals::Inherited;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -32,6 +33,7 @@ pub fn run(config: Config, inherited: Inherited) -> u8 {
         }
         Ok(ForkResult::Parent { child }) => {
             drop(tell);
+            reach::leave();
             wait_for_program(child, &ended).unwrap_or(FAILURE)
         }
         Err(_) => FAILURE,

@@ -184,3 +184,14 @@ fn lives() {
         ]);
     });
 }
+
+/// A program of the same user as sockstrace can't have sockstrace act for it.
+#[test]
+fn supervisors() {
+    with_privilege("supervisors", || {
+        run_cases(&[Case::new("overwritten")
+            .only_blocked()
+            .user(61_003)
+            .prints("open of its memory -> EACCES\nlist of its descriptors -> EACCES\nPTRACE_SEIZE -> EPERM\n")]);
+    });
+}

@@ -33,6 +33,7 @@ use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Pid, fork, getppid, pipe2, setsid};
 use screen::Screen;
+use sockstrace_backend::reach;
 use sockstrace_backend::signals::Inherited;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -110,6 +111,7 @@ fn try_run(config: Config, inherited: Inherited) -> Result<u8, String> {
         }
         Ok((ForkResult::Parent { child }, _)) => {
             drop((feed, slave));
+            reach::leave();
             let shows_end = standard.contains(&libc::STDERR_FILENO);
             let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             let app = app::App::new(&title, runs_program, colour);

@@ -6,7 +6,7 @@
 
 use crate::filter::Filter;
 use crate::signals::{self, Inherited};
-use crate::{BackendError, Namespaces};
+use crate::{BackendError, Namespaces, reach};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -102,6 +102,7 @@ pub fn start(
     before.thread_set_mask().map_err(BackendError::doing("restoring signals"))?;
     let pid = Pid::from_raw(forked? as i32);
     raise_descriptor_limit();
+    reach::leave();
     let mut child = Waiting {
         pid,
         report,
@@ -408,6 +409,9 @@ impl ChildPlan {
 
     fn steps(&mut self, report: RawFd, go: RawFd) -> Result<(), (Stage, Errno)> {
         let at = |stage| move |errno| (stage, errno);
+        // Where one was started before: see `reach`. It may be traced, and write its own maps of ids.
+        // SAFETY: takes integers only. It can't fail with this value.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
         if let Some(entrance) = &self.namespaces {
             entrance.enter().map_err(at(Stage::EnteringFailed))?;
         }

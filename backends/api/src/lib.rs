@@ -28,6 +28,7 @@ pub mod launch;
 pub mod look;
 pub mod observed;
 pub mod proc;
+pub mod reach;
 pub mod reap;
 pub mod remote;
 pub mod signals;

@@ -40,7 +40,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, gettid, pipe2};
 use sockstrace_backend::proc::{self, Status};
 use sockstrace_backend::remote::shares_descriptors;
-use sockstrace_backend::{Attached, BackendError, Ended, Handler, Plan, signals, tree};
+use sockstrace_backend::{Attached, BackendError, Ended, Handler, Plan, reach, signals, tree};
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -128,6 +128,7 @@ impl Shared {
 pub fn attach(pid: Pid, plan: &Plan, handler: Arc<dyn Handler>) -> Result<(), BackendError> {
     let doing = BackendError::doing;
     require_attachable(pid)?;
+    reach::leave();
     // First, so that none of them ends us between attaching and the summary.
     let ending = signals::ending();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&ending), None).map_err(doing("blocking signals"))?;

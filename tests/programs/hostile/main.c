@@ -40,7 +40,8 @@ long now_ms(void)
     return time.tv_sec * 1000 + time.tv_nsec / 1000000;
 }
 
-static const struct vector *const families[] = {argument_cases, memory_cases, signal_cases, crowd_cases, life_cases};
+static const struct vector *const families[] = {argument_cases, memory_cases, signal_cases,
+                                               crowd_cases,    life_cases,   supervisor_cases};
 
 int main(int argc, char **argv)
 {
