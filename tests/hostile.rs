@@ -195,3 +195,15 @@ fn supervisors() {
             .prints("open of its memory -> EACCES\nlist of its descriptors -> EACCES\nPTRACE_SEIZE -> EPERM\n")]);
     });
 }
+
+/// Nothing is sent by sockets of any kind that no judged call has told where to.
+#[test]
+fn unnamed() {
+    with_privilege("unnamed", || {
+        run_cases(&[
+            Case::new("unnamed").only_blocked().prints("sockets -> 0"),
+            Case::new("unnamed").only_blocked().prints("sockets -> 0").narrow(),
+            Case::new("unnamed").only_blocked().prints("sockets -> 0").user(61_004),
+        ]);
+    });
+}

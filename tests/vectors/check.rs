@@ -4,12 +4,16 @@ use super::support::programs::programs;
 use super::support::run::{Event, Outcome, Run, Status};
 use super::support::stage::{Stage, Truth};
 use super::support::{LISTEN_PORT, TOKEN};
-use super::table::{At, Binary, Exception, Fixture, Native, Seen, Vector};
+use super::table::{At, Binary, Exception, Fixture, Handed, Native, Seen, Vector};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Read};
+use std::fs;
+use std::io::{ErrorKind, IoSlice, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -170,6 +174,7 @@ pub fn perform(stage: &mut Stage, row: &Vector, mode: Mode, user: Option<u32>) -
             words.push(std::process::id().to_string().into());
             words.push(held[0].as_raw_fd().to_string().into());
         }
+        Fixture::Handed(what) => give(stage, what),
         Fixture::Unix => {
             stage.add_unix();
             run = run.arg(format!("--allow=unix:{}/ok.*", stage.dir.display()));
@@ -199,6 +204,26 @@ pub fn perform(stage: &mut Stage, row: &Vector, mode: Mode, user: Option<u32>) -
         truth.add(stage.truth());
     }
     (outcome, truth, served)
+}
+
+/// Hands a socket over to the first who connects.
+fn give(stage: &Stage, what: Handed) {
+    let socket: OwnedFd = match what {
+        Handed::ConnectedTcp => stage.connect_tcp().into(),
+        Handed::ConnectedUdp => Stage::connect_udp().into(),
+        Handed::FreshTcp => fresh_tcp(),
+        Handed::FreshUdp => UdpSocket::bind("0.0.0.0:0").unwrap().into(),
+    };
+    let path = stage.dir.join("giver.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    // It waits for ever where nobody may connect; the test doesn't wait for it.
+    thread::spawn(move || {
+        let taker = listener.accept().unwrap().0;
+        let (data, fds) = ([IoSlice::new(b"x")], [socket.as_raw_fd()]);
+        sendmsg::<()>(taker.as_raw_fd(), &data, &[ControlMessage::ScmRights(&fds)], MsgFlags::empty(), None)
+            .unwrap();
+    });
 }
 
 fn fresh_tcp() -> OwnedFd {

@@ -5,7 +5,13 @@ use super::table::Exception::{
     AnyStatus, Errno, Flood, Hopeless, MayBeRefusedInLog, NoEvent, OutOfReach, OwnTable, Partial, ProgramHasEnded,
     SocketRefused,
 };
-use super::table::Fixture::{BoundPacket, ConnectedTcp, ConnectedUdp, FreshTcp, Listener, Outside, Ring, Unix};
+use super::table::Fixture::{
+    BoundPacket, ConnectedTcp, ConnectedUdp, FreshTcp, Handed, Listener, Outside, Ring, Unix,
+};
+use super::table::Handed::{
+    ConnectedTcp as ConnectedTcpSocket, ConnectedUdp as ConnectedUdpSocket, FreshTcp as FreshTcpSocket,
+    FreshUdp as FreshUdpSocket,
+};
 use super::table::{At, Seen, Vector, leak};
 
 const CONNECT: &[&str] = &["connect"];
@@ -298,6 +304,18 @@ fn processes() -> Vec<Vector> {
             .with(Ring(5))
             .needs("probe-uring")
             .except(AnyStatus(START)),
+        // What a connected TCP socket from outside sends isn't judged: who may hand one over is (`--unix leak`).
+        leak("handed-write", CONNECT, Ends("giver.sock"), Seen::Tcp)
+            .with(Handed(ConnectedTcpSocket))
+            .options(&["--unix=leak"]),
+        leak("handed-write", CONNECT, Ends("giver.sock"), Seen::Udp)
+            .with(Handed(ConnectedUdpSocket))
+            .options(&["--unix=leak"]),
+        tcp4("handed-connect").with(Handed(FreshTcpSocket)),
+        leak("handed-sendto", SENDTO, WITNESS, Seen::Udp).with(Handed(FreshUdpSocket)),
+        leak("handed-sendto", SENDTO, WITNESS, Seen::Udp).with(Handed(ConnectedUdpSocket)),
+        leak("handed-sendmsg", SENDMSG, WITNESS, Seen::Udp).with(Handed(ConnectedUdpSocket)),
+        leak("handed-sendmmsg", SENDMMSG, WITNESS, Seen::Udp).with(Handed(ConnectedUdpSocket)),
         leak("pidfd-getfd", &["pidfd_getfd"], Any, Seen::Tcp).with(Outside).root(),
         leak("ptrace-outside", &["ptrace"], Any, Seen::Nothing).with(Outside).root(),
         leak("write-outside", &["process_vm_writev"], Any, Seen::Nothing).with(Outside).root(),

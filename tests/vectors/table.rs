@@ -112,6 +112,21 @@ pub enum Fixture {
     Outside,
     /// UNIX sockets in the working directory, of which `ok.*` are allowed.
     Unix,
+    /// A process outside the tree hands over such a socket to whoever connects to `giver.sock`.
+    Handed(Handed),
+}
+
+/// What is handed over by SCM_RIGHTS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    /// A TCP socket, connected to the witness.
+    ConnectedTcp,
+    /// A UDP socket, connected to the witness.
+    ConnectedUdp,
+    /// A TCP socket that isn't connected.
+    FreshTcp,
+    /// A UDP socket that isn't connected.
+    FreshUdp,
 }
 
 impl Fixture {

@@ -244,6 +244,63 @@ static int inherited_connect(char **args)
     return connect_and_deliver(atoi(args[0]), at(FOREIGN4, PORT));
 }
 
+/* A process outside the tree hands a socket over to whoever connects to it. */
+static int handed(void)
+{
+    struct address giver = at_path("giver.sock");
+    int from = open_socket(AF_UNIX, SOCK_STREAM, 0), fd = -1;
+    if (connect(from, &giver.any, giver.length) != 0)
+        return -1;
+    char byte;
+    struct iovec data = {&byte, 1};
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control,
+                             .msg_controllen = sizeof control};
+    if (recvmsg(from, &message, 0) != 1 || control.head.cmsg_type != SCM_RIGHTS)
+        broken("recvmsg of the descriptor");
+    memcpy(&fd, CMSG_DATA(&control.head), sizeof fd);
+    close(from);
+    return fd;
+}
+
+static int handed_write(char **args)
+{
+    (void)args;
+    int fd = handed();
+    return fd < 0 ? refused("connect to the giver") : deliver(fd);
+}
+
+static int handed_connect(char **args)
+{
+    (void)args;
+    return connect_and_deliver(handed(), at(FOREIGN4, PORT));
+}
+
+static int handed_sendto(char **args)
+{
+    (void)args;
+    return sendto_and_close(handed(), at(FOREIGN4, PORT), 0);
+}
+
+static int handed_sendmsg(char **args)
+{
+    (void)args;
+    struct iovec data = {TOKEN, sizeof TOKEN - 1};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+    return sendmsg(handed(), &message, 0) < 0 ? refused("sendmsg") : 0;
+}
+
+static int handed_sendmmsg(char **args)
+{
+    (void)args;
+    struct iovec data = {TOKEN, sizeof TOKEN - 1};
+    struct mmsghdr message = {.msg_hdr = {.msg_iov = &data, .msg_iovlen = 1}};
+    return sendmmsg(handed(), &message, 1, 0) < 0 ? refused("sendmmsg") : 0;
+}
+
 /* args: a process outside the tree, and its descriptor that is connected to the witness. */
 static int pidfd_getfd_leak(char **args)
 {
@@ -356,6 +413,11 @@ const struct vector process_vectors[] = {
     {"inherited-sendmsg", inherited_sendmsg},
     {"inherited-send", inherited_send},
     {"inherited-connect", inherited_connect},
+    {"handed-write", handed_write},
+    {"handed-connect", handed_connect},
+    {"handed-sendto", handed_sendto},
+    {"handed-sendmsg", handed_sendmsg},
+    {"handed-sendmmsg", handed_sendmmsg},
     {"pidfd-getfd", pidfd_getfd_leak},
     {"ptrace-outside", ptrace_outside},
     {"write-outside", write_outside},
