@@ -228,7 +228,7 @@ fn run_on(
         let shows_results = plan.observe_results && capabilities.observes_results;
         let awaits = captures && capabilities.holds_at_exit;
         let plan = Plan { observe_results: shows_results || awaits, ..plan.clone() };
-        let plan = if capabilities.hooks { pipeline.plan_with_hooks(plan) } else { plan };
+        let plan = if capabilities.hooks { pipeline.plan_with_hooks(plan)? } else { plan };
         pipeline.begin(backend.name(), shows_results, capabilities);
         if first {
             command.severed = pipeline.judge_inherited();
@@ -259,10 +259,11 @@ fn check(backend: &dyn Backend, capabilities: Capabilities, pipeline: &Pipeline)
         OnLeak::Block | OnLeak::Kill | OnLeak::KillTree => {
             capabilities.refuse && (capabilities.perform || capabilities.hooks)
         }
-        OnLeak::Redirect | OnLeak::Core => capabilities.refuse && capabilities.perform,
+        OnLeak::Redirect => capabilities.diverts || (capabilities.refuse && capabilities.perform),
+        OnLeak::Core => capabilities.refuse && capabilities.perform,
     };
     if !acts {
-        let able = if capabilities.hooks { "log, block, kill or kill-tree" } else { "log" };
+        let able = if capabilities.hooks { "log, block, redirect, kill or kill-tree" } else { "log" };
         let what = format!("the {} backend can't do that to leaks: use --on-leak {able}", backend.name());
         return Err(BackendError::Unavailable(what));
     }

@@ -152,6 +152,7 @@ fn pipeline(options: Options) -> Pipeline {
         holds_at_exit: false,
         captures: false,
         hooks: false,
+        diverts: false,
     };
     pipeline.begin("fuzz", false, capabilities);
     pipeline

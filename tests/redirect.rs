@@ -12,9 +12,10 @@ mod world;
 
 use std::fs;
 use std::time::Duration;
-use support::BACKENDS;
 use support::cases::{root_is_alone, run_all, with_privilege};
-use support::run::{Outcome, Status};
+use support::programs::programs;
+use support::run::{Outcome, Run, Status};
+use support::{BACKENDS, backends, ebpf_works};
 use world::{World, program};
 
 /// The proxies of `services.py`.
@@ -60,7 +61,7 @@ fn verdict(faults: &[String], outcome: &Outcome) -> Result<(), String> {
     if faults.is_empty() { Ok(()) } else { Err(format!("{}\n  {outcome:?}", faults.join("; "))) }
 }
 
-/// Every case, natively and redirected: by both backends, as root and as an ordinary user, in a user
+/// Every case, natively and redirected: by all backends, as root and as an ordinary user, in a user
 /// namespace and in isolation, through a SOCKS proxy over IPv4, over IPv6 and by a UNIX socket, and through an
 /// HTTP proxy.
 #[test]
@@ -73,6 +74,9 @@ fn programs_see_no_difference() {
             ("seccomp", 0, "unix", None),
             ("ptrace", 0, "http", None),
         ];
+        if ebpf_works() {
+            ways.extend(["plain", "plain6", "http", "unix"].map(|kind| ("ebpf", 0, kind, None)));
+        }
         if !root_is_alone() {
             ways.extend([
                 ("seccomp", NOBODY, "plain", None),
@@ -104,6 +108,8 @@ fn programs_see_no_difference() {
                         "http" => case.starts_with("udp"),
                         _ => false,
                     };
+                    // Programs in the kernel divert connections alone.
+                    let beyond = beyond || *backend == "ebpf" && case.starts_with("udp");
                     if !case.contains(&wanted) || beyond {
                         continue;
                     }
@@ -199,14 +205,17 @@ fn answers_become_errors() {
     with_privilege("answers_become_errors", || {
         let world = World::new();
         for (number, (proxy, port, errno)) in TABLE.iter().enumerate() {
-            let backend = BACKENDS[number % 2];
-            let run = world.run(Some(backend), proxy, &["errors"]).env("PORT", port.to_string()).run();
-            let expected = format!(
-                "-- errors\n{errno} ENOTCONN 0\nEINPROGRESS True {errno} 0\nEINPROGRESS True {errno} EINPROGRESS\n"
-            );
-            assert_eq!(run.stdout, expected, "{proxy} {port}: {run:?}");
-            assert_eq!(run.status, Status::Exited(23), "{run:?}");
-            assert!(world.strangers().is_empty(), "{proxy} {port}");
+            for backend in [Some(BACKENDS[number % 2]), ebpf_works().then_some("ebpf")].into_iter().flatten() {
+                let run = world.run(Some(backend), proxy, &["errors"]).env("PORT", port.to_string()).run();
+                // Nothing makes a connection time out before its time.
+                let errno = if backend == "ebpf" && *errno == "ETIMEDOUT" { "EHOSTUNREACH" } else { errno };
+                let expected = format!(
+                    "-- errors\n{errno} ENOTCONN 0\nEINPROGRESS True {errno} 0\nEINPROGRESS True {errno} EINPROGRESS\n"
+                );
+                assert_eq!(run.stdout, expected, "{backend} {proxy} {port}: {run:?}");
+                assert_eq!(run.status, Status::Exited(23), "{run:?}");
+                assert!(world.strangers().is_empty(), "{proxy} {port}");
+            }
         }
     });
 }
@@ -216,7 +225,7 @@ fn answers_become_errors() {
 fn silence_is_waited_for_as_long_as_the_program_likes() {
     with_privilege("silence_is_waited_for_as_long_as_the_program_likes", || {
         let world = World::new();
-        for backend in BACKENDS {
+        for backend in backends() {
             let run = world.run(Some(backend), PLAIN, &["silence"]).env("PORT", "31002").run();
             assert_eq!(
                 run.stdout, "-- silence\nEINPROGRESS [] EALREADY\nEINPROGRESS True\nEINTR\ntimed out\n",
@@ -241,7 +250,7 @@ fn credentials_isolate() {
             (&["--isolate-by=process", "--isolate-format=tor"], [true, false]),
             (&["--isolate-by=run"], [true, true]),
         ] {
-            for backend in BACKENDS {
+            for backend in backends() {
                 let proxy = "socks5://203.0.113.9:1081";
                 let run = world.run(Some(backend), proxy, &["credentials"]).args(options).run();
                 assert_eq!(run.stdout, "-- credentials\nNone\nNone\nNone\n", "{run:?}");
@@ -359,6 +368,70 @@ fn the_rest_is_blocked_or_allowed() {
     });
 }
 
+/// What programs in the kernel divert: connections by i386 calls too; and they refuse the rest, and say why.
+#[test]
+fn in_the_kernel() {
+    with_privilege("in_the_kernel", || {
+        if !ebpf_works() {
+            return;
+        }
+        let world = World::new();
+        let run = world.run(Some("ebpf"), PLAIN, &["not_connections"]).run();
+        assert_eq!(run.stdout, "-- not_connections\nudp EPERM\nudp connect EPERM\nmptcp EPERM\n", "{run:?}");
+        let told: Vec<_> = run.leaks().map(|event| (event.text("action"), event.text("errno"))).collect();
+        assert_eq!(told, [("block", "EPERM"); 3], "{run:?}");
+        for (event, why) in run.leaks().zip(["only TCP connections", "only TCP connections", "multipath TCP"]) {
+            assert!(event.text("reason").contains(&format!("not redirected: {why}")), "{run:?}");
+        }
+        // Allowed: past the proxy, and so named.
+        let run =
+            world.run(Some("ebpf"), PLAIN, &["blocking"]).arg("--allow=203.0.113.5").arg("--allow=2001:db8::5");
+        let run = run.run();
+        assert_eq!(run.status, Status::Exited(0), "{run:?}");
+        assert!(!world.strangers().is_empty());
+        world.asked();
+        let built = programs();
+        let guests = [Some((&built.vectors, "x86_64")), built.vectors32.as_ref().map(|guest| (guest, "i386"))];
+        for (guest, abi) in guests.into_iter().flatten() {
+            for name in ["tcp4", "tcp6"] {
+                let run = Run::new("ebpf", &world.dir).args(["--stack=never", "--on-leak=redirect"]);
+                let run = run.arg(format!("--proxy={PLAIN}")).program([guest.as_os_str(), name.as_ref()]).run();
+                let told: Vec<_> = run.leaks().collect();
+                let seen = ["action", "abi", "errno", "address"].map(|key| told[0].text(key));
+                let host = if name == "tcp4" { "203.0.113.5" } else { "2001:db8::5" };
+                let address = if name == "tcp4" { "203.0.113.5:7777" } else { "[2001:db8::5]:7777" };
+                assert_eq!(seen, ["redirect", abi, "ECONNREFUSED", address], "{run:?}");
+                assert!(world.asked().iter().any(|line| line.starts_with(&format!("{host} 7777"))), "{run:?}");
+                assert!(world.strangers().is_empty());
+            }
+        }
+        // Who gives up is not waited for, though the proxy says nothing.
+        let run = world.run(Some("ebpf"), PLAIN, &["gives_up"]).env("PORT", "31002").start();
+        run.wait_for_stdout("given up");
+        let sockets = || {
+            let entries = fs::read_dir(format!("/proc/{}/fd", run.pid)).unwrap().flatten();
+            let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+            targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+        };
+        let before = sockets();
+        std::thread::sleep(Duration::from_millis(2500));
+        let after = sockets();
+        let outcome = run.finish();
+        // The holes, and what they are filled with.
+        assert!(before > 80 && after <= 60, "{before} {after} {outcome:?}");
+        assert_eq!((outcome.stdout.as_str(), outcome.status), ("-- gives_up\ngiven up\n", Status::Exited(23)));
+        // Killed while a connection waits: nobody goes on, and nothing gets past.
+        let run = world.run(Some("ebpf"), PLAIN, &["waits"]).env("PORT", "31002").start();
+        run.wait_for_stdout("waits");
+        std::thread::sleep(Duration::from_millis(200));
+        // SAFETY: takes integers only.
+        assert_eq!(unsafe { libc::kill(run.pid, libc::SIGKILL) }, 0);
+        let outcome = run.finish();
+        assert!(!outcome.stdout.contains("connected"), "{outcome:?}");
+        assert!(world.strangers().is_empty());
+    });
+}
+
 /// What isn't redirected of datagrams, those of a program that ends at once, and who shares an association.
 #[test]
 fn datagrams() {
@@ -401,7 +474,7 @@ fn datagrams() {
 fn ends() {
     with_privilege("ends", || {
         let world = World::new();
-        for backend in BACKENDS {
+        for backend in backends() {
             let run = world.run(Some(backend), PLAIN, &["sends_and_ends"]).run();
             assert_eq!(run.status, Status::Exited(23), "{run:?}");
             // The service tells a second program what the first had sent.

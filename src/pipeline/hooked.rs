@@ -9,17 +9,20 @@ use crate::action::end;
 use crate::config::{OnLeak, Stack};
 use crate::event::{Action, Body, Event, Lost};
 use crate::operation::interest::{self, Hooked, Interest};
-use crate::operation::{Operation, SocketKind};
+use crate::operation::{Operation, SocketKind, SocketType};
 use crate::output::Slip;
 use crate::policy::Verdict;
+use crate::redirect::Redirector;
+use crate::relay::Unfit;
 use crate::run::say;
 use crate::stacks::promise;
 use nix::unistd::Pid;
 use sockstrace_backend::hooks::{Hooks, MESSAGES, Refusal, StacksOf, Then};
-use sockstrace_backend::observed::{Interface, Observation, ObservedCall, SocketCall};
-use sockstrace_backend::{Plan, Syscall};
+use sockstrace_backend::observed::{Diversion, Diverted, Interface, Observation, ObservedCall, SocketCall};
+use sockstrace_backend::{BackendError, Plan, Syscall};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 const UNSEEN: &str =
@@ -42,11 +45,23 @@ impl Known {
 
 impl Pipeline {
     /// The plan for a backend that judges internet destinations in the kernel.
-    #[must_use]
-    pub fn plan_with_hooks(&self, plan: Plan) -> Plan {
+    ///
+    /// # Errors
+    /// Where connections can't be diverted there.
+    pub fn plan_with_hooks(&self, plan: Plan) -> Result<Plan, BackendError> {
         let policy = &self.config.policy;
+        let redirector = self.redirector.as_ref().filter(|_| self.config.on_leak == OnLeak::Redirect);
+        if redirector.is_some() && policy.judges_unix() {
+            let why =
+                "with --unix leak connects are held up by seccomp: for --on-leak redirect use --backend seccomp";
+            return Err(BackendError::Unavailable(why.into()));
+        }
+        let holes = redirector.map(Redirector::holes).transpose();
+        let holes = holes.map_err(|Unfit(why)| {
+            BackendError::Unavailable(format!("--on-leak redirect by programs in the kernel: {why}"))
+        })?;
         let refusal = match self.config.on_leak {
-            OnLeak::Block => Some(Then::GoesOn),
+            OnLeak::Block | OnLeak::Redirect => Some(Then::GoesOn),
             OnLeak::Kill => Some(Then::Dies),
             OnLeak::KillTree => Some(Then::TreeDies),
             _ => None,
@@ -97,8 +112,8 @@ impl Pipeline {
             Stack::Always => StacksOf::Everything,
         };
         let networks = policy.networks_in_kernel();
-        let hooks = Hooks { networks, refusal, calls, counted, messages, requests, stacks };
-        Plan { traps: interest::traps(interest), hooks: Some(hooks), ..plan }
+        let hooks = Hooks { networks, refusal, calls, counted, messages, requests, stacks, holes };
+        Ok(Plan { traps: interest::traps(interest), hooks: Some(hooks), ..plan })
     }
 
     /// Takes in what was judged in the kernel.
@@ -126,7 +141,16 @@ impl Pipeline {
             Observation::Exit(_, actor, _) => {
                 self.seen().hooked.processes.remove(&actor.pid);
             }
-            Observation::State(_) | Observation::Existing(_) => {}
+            Observation::State(_) | Observation::Existing(_) | Observation::Diverted(_) => {}
+        }
+    }
+
+    /// Asks the proxy for a connection that waits at a hole.
+    pub(super) fn divert(&self, diverted: &Diverted, show: &mut dyn FnMut(IpAddr)) {
+        let Some(redirector) = &self.redirector else { return };
+        if let Err(Unfit(why)) = redirector.divert(diverted, show) {
+            let Diverted { pid, destination, .. } = diverted;
+            say(&format!("the connection of process {pid} to {destination} is not redirected: {why}"));
         }
     }
 
@@ -141,6 +165,9 @@ impl Pipeline {
             verdict = Verdict { reason: Cow::Owned(format!("{}; {DIFFERS}", verdict.reason)), ..verdict };
         }
         let action = self.action_of(seen, &verdict);
+        if let Some(why) = seen.diversion.and_then(why_not_redirected) {
+            verdict.reason = Cow::Owned(format!("{}; not redirected: {why}", verdict.reason));
+        }
         if verdict.is_leak() {
             self.leaks.fetch_add(1, Ordering::SeqCst);
         }
@@ -148,7 +175,7 @@ impl Pipeline {
             let who = self.hooked_who(seen);
             let mut call = event_of(who, seen, kind.as_ref(), &addresses, &verdict, action);
             // Who is killed sees nothing.
-            if let (Some(result), Action::Continue | Action::Block) = (seen.result, action) {
+            if let (Some(result), Action::Continue | Action::Block | Action::Redirect) = (seen.result, action) {
                 call.set_result(result);
             }
             let stack = seen.stack.as_ref().map(|copy| {
@@ -171,6 +198,12 @@ impl Pipeline {
     fn action_of(&self, seen: &ObservedCall, verdict: &Verdict<'_>) -> Action {
         match (seen.leaks, self.config.on_leak) {
             (_, OnLeak::Log) => Action::Continue,
+            (_, OnLeak::Redirect) if verdict.is_leak() => match seen.diversion {
+                Some(Diversion::Made) => Action::Redirect,
+                // The kernel wasn't asked: the socket has been redirected before, or connects nowhere.
+                None if seen.leaks.is_none() && connects(seen) => Action::Redirect,
+                _ => Action::Block,
+            },
             (Some(true), on_leak) => on_leak.action(),
             // The kernel itself refused it before the rules were asked: nothing has left.
             (None, _) if verdict.is_leak() && seen.result.is_some_and(|result| result < 0) => Action::Block,
@@ -187,7 +220,29 @@ impl Pipeline {
     }
 }
 
+/// Whether it is connect(2) of a stream.
+fn connects(seen: &ObservedCall) -> bool {
+    seen.call == SocketCall::Connect && seen.socket.is_some_and(|socket| socket.kind == SocketType::STREAM.0)
+}
+
+/// Why a leak was refused where others are redirected.
+fn why_not_redirected(diversion: Diversion) -> Option<&'static str> {
+    Some(match diversion {
+        Diversion::Made => return None,
+        Diversion::NoStream => "only TCP connections can be by programs in the kernel",
+        Diversion::Multipath => "multipath TCP can't be held until the proxy has answered",
+        Diversion::BoundToDevice => "its socket is bound to a device",
+        Diversion::Elsewhere => "its socket is in another network namespace",
+        Diversion::NoHole => "nothing can be bound on loopback",
+    })
+}
+
 impl Scene<'_> {
+    /// Whether connections are diverted in the kernel, so that what is held up can't be redirected.
+    pub(super) fn is_diverted_in_kernel(&self) -> bool {
+        self.pipeline.hooks.load(Ordering::SeqCst)
+    }
+
     /// What opening such a socket is: where leaks are refused in the kernel, and it can't be seen there what the
     /// socket does, nothing can be said of it.
     pub(super) fn opening(&self, asked: &SocketKind) -> Operation {

@@ -41,7 +41,7 @@ use captured::Capturing;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::captured::{Captured, Wanted};
-use sockstrace_backend::observed::Observation;
+use sockstrace_backend::observed::{Diverted, Observation};
 use sockstrace_backend::{
     Attached, Capabilities, Ended, Handler, InterceptedCall, Outcome, Patience, ProcessEvent, Reply, Tracee, proc,
 };
@@ -49,6 +49,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -362,6 +363,10 @@ impl Handler for Pipeline {
 
     fn observed(&self, observation: Observation) {
         self.observe(observation);
+    }
+
+    fn diverted(&self, diverted: Diverted, show: &mut dyn FnMut(IpAddr)) {
+        self.divert(&diverted, show);
     }
 
     fn attached(&self, attached: &Attached) {

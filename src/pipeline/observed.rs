@@ -268,7 +268,7 @@ impl Observer for Witness {
             Observation::Exit(time, actor, status) => self.process(time, &actor, Change::Exit, status),
             Observation::Lost(count) => self.lost(count),
             // Where nothing is refused, everything is told.
-            Observation::Acted(_) | Observation::Passed(_) => {}
+            Observation::Acted(_) | Observation::Passed(_) | Observation::Diverted(_) => {}
         }
     }
 

@@ -49,6 +49,10 @@ pub(super) fn nothing_to_redirect() -> Unfit {
     Unfit("only connections and datagrams can be".into())
 }
 
+fn diverted_in_kernel() -> Unfit {
+    Unfit("only TCP connections can be by programs in the kernel".into())
+}
+
 impl Pipeline {
     /// Waits until what redirected connections still hold is delivered.
     pub fn settle(&self) {
@@ -70,7 +74,8 @@ impl Scene<'_> {
         verdict: &Verdict<'_>,
         redirect: impl FnOnce() -> Result<Redirected, Unfit>,
     ) -> Outcome {
-        match redirect() {
+        let redirected = if self.is_diverted_in_kernel() { Err(diverted_in_kernel()) } else { redirect() };
+        match redirected {
             Ok(Redirected { performed, repeats }) => {
                 if let Outcome::Reply(reply) = &performed
                     && !repeats

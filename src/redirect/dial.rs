@@ -4,7 +4,7 @@ use super::brisk::{Conversation, Ended};
 use super::inspect::{Examiner, Inspecting};
 use crate::policy::Endpoint;
 use crate::proxy::client::Refusal;
-use crate::relay::{Actor, Book, Events, Flow, Held, Next, Place, Record, Stage, sys};
+use crate::relay::{Actor, Book, Events, Flow, Next, Place, Record, Stage, Waiting, sys};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::net::SocketAddr;
@@ -16,7 +16,11 @@ use std::time::{Duration, Instant};
 /// How long a thread may take from our start to its connect(2), before it is taken to have given up.
 const THREAD_IS_LATE: Duration = Duration::from_secs(5);
 
-/// Slots of the reactor: that of the proxy is the one that [`Flow`] takes over.
+/// How often a socket that is busy is refused: it is for microseconds.
+const REFUSALS: u16 = 10_000;
+
+/// Slots of the reactor: those of our end and of the proxy are the ones that [`Flow`] takes over.
+const OWN: u8 = 0;
 const PROXY: u8 = 1;
 const PROGRAM: u8 = 2;
 
@@ -26,7 +30,7 @@ pub type Complain = Arc<dyn Fn(&Refusal) + Send + Sync>;
 /// One attempt.
 pub struct Dialing {
     /// The program's socket; `None` when it has been let go.
-    held: Option<Held>,
+    held: Option<Box<dyn Waiting>>,
     record: Arc<Record>,
     book: Arc<Book>,
     ways: Vec<Way>,
@@ -38,6 +42,8 @@ pub struct Dialing {
     seen: bool,
     /// A flow took over.
     joined: bool,
+    /// How often the program's socket has been refused.
+    refusals: u16,
     complain: Complain,
 }
 
@@ -46,6 +52,8 @@ enum Talking {
     Negotiating,
     /// The proxy has answered.
     Admitting,
+    /// And our end of the connection to the program is about to stand.
+    Meeting(OwnedFd),
     /// It has refused.
     Refusing(Errno),
 }
@@ -86,7 +94,7 @@ impl Dialing {
     /// `held` is (or is about to be) connecting to its hole.
     #[must_use]
     pub fn new(
-        held: Held,
+        held: Box<dyn Waiting>,
         record: Arc<Record>,
         book: Arc<Book>,
         nonblocking: bool,
@@ -104,6 +112,7 @@ impl Dialing {
             begun: Instant::now(),
             seen: nonblocking,
             joined: false,
+            refusals: 0,
             complain,
         }
     }
@@ -149,27 +158,26 @@ impl Dialing {
 
     /// What the proxy has said is passed on to the program's socket.
     fn go_on(&mut self, place: &Place<'_>) -> Next {
-        let next = self.pass_on();
+        let next = self.pass_on(place);
         if matches!(next, Next::End | Next::Become(_)) {
             self.let_go(place);
         }
         next
     }
 
-    /// The program's socket is the program's alone again. Its description lives on, and so would what epoll
-    /// knows of it.
+    /// The program's socket is the program's alone again.
     fn let_go(&mut self, place: &Place<'_>) {
         if let Some(held) = self.held.take() {
-            place.unwatch(held.socket());
+            held.unwatch(place);
         }
     }
 
-    fn pass_on(&mut self) -> Next {
+    fn pass_on(&mut self, place: &Place<'_>) -> Next {
         let Some(held) = &self.held else { return Next::End };
         if self.record.is_cancelled() {
             return Next::End;
         }
-        self.seen |= held.is_waiting();
+        self.seen = self.seen || held.is_waiting();
         match self.stage {
             Talking::Connecting | Talking::Negotiating => Next::Wait,
             Talking::Refusing(errno) => {
@@ -178,16 +186,45 @@ impl Dialing {
                     std::thread::yield_now();
                     return Next::Again;
                 }
-                self.record.change(Stage::Refused(errno), || held.refuse());
+                let refused = self.record.change(Stage::Refused(errno), || held.refuse(errno));
+                self.refusals = self.refusals.saturating_add(1);
+                if !refused && self.refusals < REFUSALS {
+                    std::thread::yield_now();
+                    return Next::Again;
+                }
                 Next::End
             }
             Talking::Admitting => match self.record.change(Stage::Connected, || held.admit()) {
-                Ok(inner) => self.join(inner),
+                Ok(inner) => self.meet(inner, place),
                 Err(Errno::EAGAIN) if !self.seen && self.begun.elapsed() < THREAD_IS_LATE => {
                     std::thread::yield_now();
                     Next::Again
                 }
                 // The program has given up.
+                Err(_) => Next::End,
+            },
+            Talking::Meeting(_) => {
+                let Talking::Meeting(inner) = std::mem::replace(&mut self.stage, Talking::Admitting) else {
+                    return Next::End;
+                };
+                self.meet(inner, place)
+            }
+        }
+    }
+
+    /// Our end may be known to stand only later.
+    fn meet(&mut self, inner: OwnedFd, place: &Place<'_>) -> Next {
+        match self.held.as_ref().and_then(|held| held.is_met(inner.as_fd())) {
+            Some(true) => self.join(inner),
+            Some(false) => {
+                sys::reset_on_close(inner.as_fd());
+                Next::End
+            }
+            None => match place.watch(OWN, inner.as_fd()) {
+                Ok(()) | Err(Errno::EEXIST) => {
+                    self.stage = Talking::Meeting(inner);
+                    Next::Wait
+                }
                 Err(_) => Next::End,
             },
         }
@@ -213,7 +250,7 @@ impl Dialing {
         loop {
             let Some(proxy) = &self.proxy else { return Next::Wait };
             match self.stage {
-                Talking::Admitting | Talking::Refusing(_) => return self.go_on(place),
+                Talking::Admitting | Talking::Meeting(_) | Talking::Refusing(_) => return self.go_on(place),
                 Talking::Connecting => match sys::take_error(proxy.as_fd()) {
                     Ok(()) => {
                         sys::send_at_once(proxy.as_fd());
@@ -250,17 +287,16 @@ impl Dialing {
 
 impl Actor for Dialing {
     fn start(&mut self, place: &Place<'_>) -> Next {
-        if let Some(held) = &self.held {
-            // Its end (a timeout, the program that gives up) is an error for epoll.
-            let watched = place.watch_for(PROGRAM, held.socket(), Events::EPOLLET);
-            if watched.is_err() {
-                return self.proxy_fails(Errno::ENOMEM, place);
-            }
+        if self.held.as_ref().is_some_and(|held| held.watch(PROGRAM, place).is_err()) {
+            return self.proxy_fails(Errno::ENOMEM, place);
         }
         self.connect(place)
     }
 
     fn ready(&mut self, slot: u8, events: Events, place: &Place<'_>) -> Next {
+        if matches!(self.stage, Talking::Meeting(_)) {
+            return self.go_on(place);
+        }
         if slot == PROGRAM {
             let Some(held) = &self.held else { return Next::Wait };
             let over = self.seen && !held.is_waiting();

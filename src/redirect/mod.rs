@@ -8,11 +8,13 @@
 //! | MPTCP, SMC, SCTP, DCCP, UDP-Lite; whatever else isn't a connection | blocked: the event says why |
 //!
 //! The call returns what the proxy's answer means for connect(2) ([`crate::proxy::client`]), and the program's
-//! socket is its own all the time: how that is done stands in [`crate::relay`].
+//! socket is its own all the time: how that is done stands in [`crate::relay`]. A backend that judges in the kernel has
+//! TCP connections wait by themselves, and tells us of them ([`Redirector::divert`]); all else it blocks.
 
 mod brisk;
 pub mod datagrams;
 mod dial;
+mod divert;
 pub mod inspect;
 mod pass;
 pub mod unix;
@@ -23,10 +25,11 @@ use crate::operation::{Family, SocketKind, SocketType};
 use crate::policy::Proxy;
 use crate::proxy::client::{Command, Negotiation, Refusal, Target};
 use crate::proxy::isolation::Isolation;
-use crate::relay::{Held, Record, Relay, Stage, Unfit, sys};
+use crate::relay::{Held, Record, Relay, Stage, Unfit, Waiting, sys};
 use brisk::{Asked, Conversation};
 use dial::{Complain, Dialing, Errand, Way};
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use sockstrace_backend::{Outcome, Patience, Reply};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -98,7 +101,7 @@ impl Redirector {
     ) -> Result<Redirected, Unfit> {
         let errand = || {
             let proxy = self.proxy.as_ref().ok_or_else(|| Unfit("there is no proxy".into()))?;
-            let negotiation = self.negotiation(proxy, performer, target)?;
+            let negotiation = self.negotiation(proxy, performer.tracee.pid(), target)?;
             Ok((Errand::Ask(Conversation::new(negotiation)), Way::to(proxy.endpoint())))
         };
         self.land(performer, socket, destination, &errand)
@@ -125,7 +128,7 @@ impl Redirector {
         match held.connect() {
             Err(Errno::EINPROGRESS) => {
                 let record = self.record(&held, destination)?;
-                self.dial(held, &record, errand, true)?;
+                self.dial(Box::new(held), &record, errand, true)?;
                 Ok(Redirected::now(failed(Errno::EINPROGRESS)))
             }
             Err(errno) => Ok(Redirected::now(failed(self.told(known.as_ref(), errno)))),
@@ -170,7 +173,7 @@ impl Redirector {
             let record = if sys::tcp_state(fd) == Ok(sys::CLOSE) {
                 let errand = begun.take().map_or_else(errand, Ok)?;
                 let record = self.record(&held, destination)?;
-                self.dial(held, &record, errand, false)?;
+                self.dial(Box::new(held), &record, errand, false)?;
                 record
             } else {
                 // It connects already, or has: the kernel says what that means.
@@ -253,8 +256,8 @@ impl Redirector {
         Ok(record)
     }
 
-    fn negotiation(&self, proxy: &Proxy, performer: &Performer<'_>, target: &Target) -> Result<Negotiation, Unfit> {
-        let credentials = self.isolation.credentials(Some(performer.tracee.pid()), Some(target));
+    fn negotiation(&self, proxy: &Proxy, pid: Pid, target: &Target) -> Result<Negotiation, Unfit> {
+        let credentials = self.isolation.credentials(Some(pid), Some(target));
         let credentials = credentials.map_err(|_| Unfit("there are no random bytes to be had".into()))?;
         let negotiation = Negotiation::new(proxy.scheme(), Command::Connect, target, credentials);
         negotiation.map_err(|refusal| Unfit(refusal.why))
@@ -263,7 +266,7 @@ impl Redirector {
     /// Has somebody go that way.
     fn dial(
         &self,
-        held: Held,
+        held: Box<dyn Waiting>,
         record: &Arc<Record>,
         errand: (Errand, Vec<Way>),
         nonblocking: bool,
@@ -315,21 +318,20 @@ impl Redirector {
     /// address that routing would have chosen, unless the host's addresses are to be kept from it.
     #[must_use]
     pub fn local(&self, socket: BorrowedFd<'_>, named: SocketAddr) -> Option<SocketAddr> {
-        let record = self.relay.book.find(socket)?;
-        let shows = !self.hides_addresses
-            && named.ip().to_canonical().is_loopback()
-            && !record.destination.ip().to_canonical().is_loopback();
-        let address = shows.then(|| source_for(record.destination)).flatten()?;
-        Some(SocketAddr::new(address, named.port()))
+        self.local_of_datagrams(self.relay.book.find(socket)?.destination, named)
     }
 
     /// [`Redirector::local`] of a datagram socket that is connected to `destination`, for the program.
     #[must_use]
     pub fn local_of_datagrams(&self, destination: SocketAddr, named: SocketAddr) -> Option<SocketAddr> {
-        let shows = !self.hides_addresses
-            && named.ip().to_canonical().is_loopback()
-            && !destination.ip().to_canonical().is_loopback();
-        Some(SocketAddr::new(shows.then(|| source_for(destination)).flatten()?, named.port()))
+        let source = if self.shows(destination, named) { source_for(destination) } else { None };
+        Some(SocketAddr::new(source?, named.port()))
+    }
+
+    /// Whether a socket that leads to `destination` is to show another address than this one that it has.
+    fn shows(&self, destination: SocketAddr, own: SocketAddr) -> bool {
+        let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        !self.hides_addresses && is_loopback(own) && !is_loopback(destination)
     }
 }
 

@@ -7,12 +7,15 @@
 //! - The socket connects to a *hole* on loopback: a listening socket whose queue we have filled, so that
 //!   the kernel drops each further SYN without a word (`tcp_conn_request`). The socket is in SYN_SENT, as
 //!   with any far destination.
-//! - To let it through ([`Held::admit`]) we connect a socket of our own *from* the hole's address *to* the
+//! - To let it through ([`Waiting::admit`]) we connect a socket of our own *from* the hole's address *to* the
 //!   tracee's: a simultaneous open (RFC 9293, 3.5). The tracee's socket is established within
 //!   microseconds, without waiting for its SYN to be sent again, and nobody can take its place: ours names
 //!   the tracee's address and port, and accepts nothing.
-//! - To refuse ([`Held::refuse`]), a simultaneous open is begun and reset. (Dissolving the attempt and
+//! - To refuse ([`Waiting::refuse`]), a simultaneous open is begun and reset. (Dissolving the attempt and
 //!   repeating it towards a port where nobody listens would leave ECONNREFUSED, but poll(2) wakes in between.)
+//!
+//! Of a socket that somebody else lets in at a hole, a program in the kernel perhaps, no more than the address is
+//! needed for that: [`super::knock`].
 //!
 //! Both ends belong to the same user, with SO_REUSEPORT: who shares our user id could listen at the hole
 //! too. A tracee that does so talks to itself.
@@ -22,7 +25,7 @@
 //! that fails, never a connect that fails); a listener made when the proxy has answered (the SYN is sent
 //! again after 1, 2, 4 … seconds); replacing the descriptor (loses epoll registrations and duplicates).
 
-use super::sys;
+use super::{Events, Place, Waiting, sys};
 use nix::errno::Errno;
 use nix::sys::socket::{Backlog, listen};
 use std::fmt;
@@ -73,7 +76,16 @@ impl fmt::Debug for Ground {
     }
 }
 
-/// A tracee's socket that is (to be) held in SYN_SENT.
+/// Whom a socket of ours hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hearing {
+    /// Whoever it connects to.
+    Peer,
+    /// Nobody.
+    Nobody,
+}
+
+/// A tracee's socket that is (to be) held in SYN_SENT, and of which we have a duplicate.
 #[derive(Debug)]
 pub struct Held {
     ground: Arc<Ground>,
@@ -109,7 +121,7 @@ impl Ground {
             sys::unbind_device(fd).map_err(Unfit::because(&format!("it is bound to the device {name}")))?;
         }
         let bound = sys::unmapped(local).ip();
-        if !sys::is_unspecified(bound) && !sys::is_own(bound, &self.source) {
+        if !sys::is_unspecified(bound) && !self.is_own(bound) {
             return Err(Unfit(format!("it is bound to {bound}, which is no address of this host")));
         }
         if sys::connects_later(fd) {
@@ -126,6 +138,32 @@ impl Ground {
         // In the family of the program's address: where that isn't the socket's, the kernel refuses both alike.
         let hole = if destination.is_ipv6() { sys::mapped(hole) } else { hole };
         Ok(Held { ground: Arc::clone(self), socket, hole })
+    }
+
+    /// So many holes, or as many as can be had, for who lets sockets in there himself.
+    #[must_use]
+    pub fn holes(&self, v4: bool, count: usize) -> Vec<SocketAddr> {
+        let mut pitch = self.pitch(v4);
+        while pitch.holes.len() < count && self.dig(&mut pitch, v4).is_ok() {}
+        pitch.holes.iter().map(|hole| hole.address).take(count).collect()
+    }
+
+    /// A socket of ours at `hole` that connects to who waits there with this address: at once, or about to.
+    pub(super) fn meet(&self, hole: SocketAddr, theirs: SocketAddr, hearing: Hearing) -> Result<OwnedFd, Errno> {
+        let end = (self.source)(&hole)?;
+        sys::bind_shared(end.as_fd(), hole)?;
+        if hearing == Hearing::Nobody {
+            sys::hear_nobody(end.as_fd(), hole.is_ipv6())?;
+        }
+        match sys::connect_to(end.as_fd(), theirs) {
+            Ok(()) | Err(Errno::EINPROGRESS) => Ok(end),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Whether `address` is one of this namespace's own, so that what is sent there leaves no host.
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+        sys::is_own(address, &self.source)
     }
 
     /// The newest hole.
@@ -213,67 +251,63 @@ impl Held {
         true
     }
 
-    /// Whether the socket is in SYN_SENT.
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
+    /// A first socket of ours begins a simultaneous open, but hears no answer, so that the program's is in
+    /// SYN_RECV. It takes the SYN of a second one for a stray, and says so in a challenge ACK (RFC 5961),
+    /// which that one answers with a reset.
+    fn reset(&self) -> Result<(), Errno> {
+        let theirs = sys::unmapped(sys::local_address(self.socket())?);
+        // The program's packets must be those that aren't heard.
+        if sys::hops(self.socket())? >= sys::MOST_HOPS {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        for hearing in [Hearing::Nobody, Hearing::Peer] {
+            self.ground.meet(sys::unmapped(self.hole), theirs, hearing)?;
+        }
+        Ok(())
+    }
+}
+
+impl Waiting for Held {
+    fn watch(&self, slot: u8, place: &Place<'_>) -> Result<(), Errno> {
+        // Its end (a timeout, the program that gives up) is an error for epoll.
+        place.watch_for(slot, self.socket(), Events::EPOLLET)
+    }
+
+    /// Its description lives on, and so would what epoll knows of it.
+    fn unwatch(&self, place: &Place<'_>) {
+        place.unwatch(self.socket());
+    }
+
+    fn is_waiting(&self) -> bool {
         sys::tcp_state(self.socket()) == Ok(sys::SYN_SENT)
     }
 
-    /// Connects it: returns our end (non-blocking). It may still be about to be established, which epoll
-    /// tells; where the tracee has given up meanwhile it fails with ECONNREFUSED.
-    ///
-    /// # Errors
-    /// EAGAIN where the socket isn't connecting yet (its thread is about to); what connect(2) gives.
-    pub fn admit(&self) -> Result<OwnedFd, Errno> {
+    fn admit(&self) -> Result<OwnedFd, Errno> {
         match sys::tcp_state(self.socket())? {
             sys::SYN_SENT => {}
             sys::CLOSE => return Err(Errno::EAGAIN),
             _ => return Err(Errno::EISCONN),
         }
-        let hole = sys::unmapped(self.hole);
         let theirs = sys::unmapped(sys::local_address(self.socket())?);
-        let end = (self.ground.source)(&hole)?;
-        sys::bind_shared(end.as_fd(), hole)?;
-        match sys::connect_to(end.as_fd(), theirs) {
-            Ok(()) | Err(Errno::EINPROGRESS) => Ok(end),
-            Err(errno) => Err(errno),
-        }
+        self.ground.meet(sys::unmapped(self.hole), theirs, Hearing::Peer)
     }
 
-    /// Ends the attempt: to poll(2) the socket looks as after a refusal, at once and in one step. The error that
-    /// waits on it is ECONNRESET; whoever tells it to the program tells the right one instead.
-    pub fn refuse(&self) {
+    fn is_met(&self, _: BorrowedFd<'_>) -> Option<bool> {
+        // As long as we hold it nobody else has its address.
+        Some(true)
+    }
+
+    /// To poll(2) the socket looks as after a refusal, at once and in one step. The error that waits on it is
+    /// ECONNRESET; whoever tells it to the program tells the right one instead.
+    fn refuse(&self, _: Errno) -> bool {
         if !self.is_waiting() {
-            return;
+            return true;
         }
         // What fails here leaves the socket waiting, or connected to nobody.
         let _: Result<(), Errno> = self.reset();
         if matches!(sys::tcp_state(self.socket()), Ok(state) if state != sys::CLOSE) {
             let _: Result<(), Errno> = sys::disconnect(self.socket());
         }
-    }
-
-    /// A first socket of ours begins a simultaneous open, but hears no answer, so that the program's is in
-    /// SYN_RECV. It takes the SYN of a second one for a stray, and says so in a challenge ACK (RFC 5961),
-    /// which that one answers with a reset.
-    fn reset(&self) -> Result<(), Errno> {
-        let hole = sys::unmapped(self.hole);
-        let theirs = sys::unmapped(sys::local_address(self.socket())?);
-        // The program's packets must be those that aren't heard.
-        if sys::hops(self.socket())? >= sys::MOST_HOPS {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        for deaf in [true, false] {
-            let end = (self.ground.source)(&hole)?;
-            sys::bind_shared(end.as_fd(), hole)?;
-            if deaf {
-                sys::hear_nobody(end.as_fd(), hole.is_ipv6())?;
-            }
-            match sys::connect_to(end.as_fd(), theirs) {
-                Ok(()) | Err(Errno::EINPROGRESS) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(())
+        true
     }
 }

@@ -3,8 +3,8 @@
 //! Three parts, each of use by itself:
 //!
 //! - [`ground`]: a tracee's socket is held in SYN_SENT for as long as it takes ([`Ground::hold`],
-//!   [`Held::connect`]); then it becomes connected to a socket of ours ([`Held::admit`]) or fails
-//!   ([`Held::refuse`]).
+//!   [`Held::connect`]); then it becomes connected to a socket of ours ([`Waiting::admit`]) or fails
+//!   ([`Waiting::refuse`]). [`knock`] is the same for sockets of which the address is known alone.
 //! - [`book`]: what the program is to see of such a socket (getpeername, getsockname, `SO_ERROR`, the result
 //!   of a second connect): [`Record`].
 //! - [`reactor`] and [`flow`]: threads that speak to the other side ([`Actor`]) and then pass bytes on
@@ -42,6 +42,8 @@ pub mod book;
 pub mod door;
 pub mod flow;
 pub mod ground;
+pub mod knock;
+mod packets;
 mod pipes;
 pub mod reactor;
 pub mod sys;
@@ -52,12 +54,43 @@ pub use book::{Book, Record, Stage};
 pub use door::Door;
 pub use flow::Flow;
 pub use ground::{Ground, Held, SocketSource, Unfit};
+pub use knock::Knock;
 pub use reactor::{Actor, Events, Next, Place, Reactor, Unsettled};
 
 use nix::errno::Errno;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// A program's socket that connects to a hole.
+pub trait Waiting: Send {
+    /// Has [`Actor::ready`] called under `slot` where it may have stopped waiting.
+    ///
+    /// # Errors
+    /// Where nothing more can be watched.
+    fn watch(&self, slot: u8, place: &Place<'_>) -> Result<(), Errno>;
+
+    /// Ends [`Waiting::watch`].
+    fn unwatch(&self, place: &Place<'_>);
+
+    /// Whether it is in SYN_SENT.
+    fn is_waiting(&self) -> bool;
+
+    /// Connects it: returns our end (non-blocking). It may still be about to be established, which epoll
+    /// tells; where the program has given up meanwhile it fails with ECONNREFUSED.
+    ///
+    /// # Errors
+    /// EAGAIN where the socket isn't connecting yet (its thread is about to); what connect(2) gives.
+    fn admit(&self) -> Result<OwnedFd, Errno>;
+
+    /// Whether `end`, which [`Waiting::admit`] gave, has met that socket and no other; `None` as long as that isn't
+    /// known: epoll tells when to ask again.
+    fn is_met(&self, end: BorrowedFd<'_>) -> Option<bool>;
+
+    /// Ends the attempt, with this errno as far as it can be told. Whether that is done: a socket that is busy just
+    /// now may have to be refused once more.
+    fn refuse(&self, errno: Errno) -> bool;
+}
 
 /// The three parts together.
 #[derive(Debug)]
@@ -99,6 +132,15 @@ impl Relay {
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         others.insert(cookie, Arc::new(Ground::new(source)));
         Ok(())
+    }
+
+    /// The ground of our own network namespace, and the namespace's number.
+    ///
+    /// # Errors
+    /// Where the kernel doesn't number them (before 5.14).
+    pub fn own_ground(&self) -> Result<(&Arc<Ground>, u64), Unfit> {
+        let namespace = self.own_namespace.ok_or_else(|| Unfit("the kernel doesn't number namespaces".into()))?;
+        Ok((&self.own, namespace))
     }
 
     /// The ground of the network namespace in which the socket was made.

@@ -93,7 +93,7 @@ fn a_refused_socket_is_as_the_kernel_leaves_it() {
         let program = tracee(family, SockFlag::SOCK_NONBLOCK);
         let mut held = hold(&program, destination);
         assert_eq!(held.connect(), Err(Errno::EINPROGRESS));
-        held.refuse();
+        assert!(held.refuse(Errno::ECONNREFUSED));
         let native = tracee(family, SockFlag::SOCK_NONBLOCK);
         let nobody = if family == AddressFamily::Inet { "127.0.0.1:1" } else { "[::1]:1" };
         assert_eq!(sys::connect_to(native.as_fd(), far(nobody)), Err(Errno::EINPROGRESS));

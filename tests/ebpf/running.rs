@@ -20,9 +20,10 @@ fn on_stage(body: impl FnOnce(&Stage) + Send) {
 fn what_it_cannot_do_is_refused() {
     let Some(_alone) = alone() else { return };
     let mark = std::env::temp_dir().join(format!("sst-running-{}", std::process::id()));
-    let cases: [(&[&str], &str); 7] = [
-        (&["--on-leak=redirect"], "--on-leak log, block, kill or kill-tree"),
-        (&["--on-leak=core"], "--on-leak log, block, kill or kill-tree"),
+    let cases: [(&[&str], &str); 8] = [
+        (&["--on-leak=core"], "--on-leak log, block, redirect, kill or kill-tree"),
+        (&["--on-leak=redirect", "--unix=leak"], "--unix leak"),
+        (&["--on-leak=redirect", "--dns=redirect=map"], "--dns redirect"),
         (&["--isolate"], "--isolate"),
         (&["--dns=redirect"], "--dns redirect"),
         (&["--socks-auth=required"], "--socks-auth"),

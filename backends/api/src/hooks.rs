@@ -25,6 +25,20 @@ pub struct Hooks {
     pub requests: Vec<SocketCall>,
     /// Of which of these calls the stack is told too.
     pub stacks: StacksOf,
+    /// Where connections lead that would be refused, where that can be. By backends whose
+    /// [`crate::Capabilities::diverts`] is set.
+    pub holes: Option<Holes>,
+}
+
+/// Listening sockets whose queues are full, so that who connects to them waits in SYN_SENT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holes {
+    /// The network namespace that they are in (`SO_NETNS_COOKIE`).
+    pub namespace: u64,
+    /// Ports of 127.0.0.1.
+    pub v4: Vec<u16>,
+    /// Ports of ::1.
+    pub v6: Vec<u16>,
 }
 
 /// The system calls that send messages with control data.

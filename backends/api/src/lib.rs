@@ -45,9 +45,10 @@ pub use launch::Command;
 pub use look::{Halted, Look};
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use observed::{Observation, Observer, Scope};
+use observed::{Diverted, Observation, Observer, Scope};
 use remote::{Identity, Remote};
 use std::ffi::{CString, OsString};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,6 +83,8 @@ pub struct Capabilities {
     /// Internet destinations are judged in the kernel, by the rules of [`Plan::hooks`]: what is stopped at is the
     /// rest.
     pub hooks: bool,
+    /// Connections that leak can be diverted there ([`Hooks::holes`]).
+    pub diverts: bool,
 }
 
 /// What is to be watched, and how; the same for every backend.
@@ -349,6 +352,10 @@ pub trait Handler: Send + Sync {
 
     /// Something that was judged in the kernel, and has ended ([`Plan::hooks`]).
     fn observed(&self, _: Observation) {}
+
+    /// A connection that leaks waits at a hole ([`Hooks::holes`]). `show` takes the address that the program is to see
+    /// as its socket's own.
+    fn diverted(&self, _: Diverted, _show: &mut dyn FnMut(IpAddr)) {}
 
     /// Who was attached to is held still, before anything of it is judged. Only from [`Backend::attach`].
     fn attached(&self, _: &Attached) {}

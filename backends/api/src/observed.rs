@@ -170,8 +170,44 @@ pub struct ObservedCall {
     pub result: Option<i64>,
     /// What the rules in the kernel said: whether it leaks. `None` where they weren't asked.
     pub leaks: Option<bool>,
+    /// What became of a leak, where connections are diverted.
+    pub diversion: Option<Diversion>,
     /// The caller's stack as it was at the call's end, where it was asked for.
     pub stack: Option<Box<UserStack>>,
+}
+
+/// What became of a leak, where connections are diverted ([`crate::hooks::Hooks::holes`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Diversion {
+    /// It was diverted; or it was refused as the kernel does that, because nobody can connect there.
+    Made,
+    /// It was refused, being no TCP connection.
+    NoStream,
+    /// … because its socket speaks multipath TCP.
+    Multipath,
+    /// … because its socket is bound to a device.
+    BoundToDevice,
+    /// … because its socket is in another network namespace than the holes.
+    Elsewhere,
+    /// … because there is no hole for it.
+    NoHole,
+}
+
+/// A connection that waits at a hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Diverted {
+    /// Its socket (`SO_COOKIE`).
+    pub cookie: u64,
+    /// Whose it is.
+    pub pid: i32,
+    /// Where its packets come from.
+    pub local: SocketAddr,
+    /// The hole.
+    pub hole: SocketAddr,
+    /// Where the program wants to go.
+    pub destination: SocketAddr,
+    /// The sequence number of its SYN.
+    pub sequence: u32,
 }
 
 /// A copy of a thread's registers and of its stack.
@@ -253,6 +289,8 @@ pub enum Observation {
     Exec(SystemTime, Actor),
     /// A process ended, with this wait status (wait(2)).
     Exit(SystemTime, Actor, i32),
+    /// A connection was diverted.
+    Diverted(Diverted),
     /// A process made the first call that was judged in the kernel, let go and not told.
     Acted(Actor),
     /// So many calls were let go and not told since the last report of this.

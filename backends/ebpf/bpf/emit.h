@@ -220,6 +220,7 @@ GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
 	record->source = call->source;
 	record->flags = flags | call->verdict;
 	record->way = call->way;
+	record->diversion = call->diversion;
 	if (call->verdict & HAS_STACK)
 		record->time = call->stack_time;
 	if (call->has_socket) {

@@ -14,20 +14,25 @@ static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static long (*map_delete)(void *map, const void *key) = (void *)3;
 static u64 (*ktime)(void) = (void *)5;
+static u32 (*random)(void) = (void *)7;
 static u64 (*current_uid_gid)(void) = (void *)15;
 static long (*current_comm)(void *buffer, u32 size) = (void *)16;
 static struct task_struct *(*current_task)(void) = (void *)35;
 // As current_task, but for tracing programs, which may look into it directly.
 static struct task_struct *(*current_task_direct)(void) = (void *)158;
 static long (*current_under_cgroup)(void *map, u32 index) = (void *)37;
+static u64 (*cookie_of)(void *context) = (void *)46;
 static long (*send_signal)(u32 signal) = (void *)109;
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static long (*read_kernel_string)(void *to, u32 size, const void *from) = (void *)115;
+// Of the network namespace in which a socket was made (Linux 5.14).
+static u64 (*netns_cookie)(void *context) = (void *)122;
 static long (*seq_write)(struct seq_file *seq, const void *data, u32 size) = (void *)127;
 static void *(*ring_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*ring_submit)(void *record, u64 flags) = (void *)132;
 static void (*ring_discard)(void *record, u64 flags) = (void *)133;
+static struct tcp_sock *(*tcp_sock_of)(void *sk) = (void *)137;
 // Linux 5.17
 static long (*loop)(u32 count, void *callback, void *context, u64 flags) = (void *)181;
 // What a refused call returns (Linux 5.18).

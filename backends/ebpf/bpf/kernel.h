@@ -29,6 +29,7 @@ typedef u32 be32;
 #define EPERM 1
 #define EINTR 4
 #define EAGAIN 11
+#define ENETUNREACH 101
 #define EINPROGRESS 115
 #define MSG_PEEK 0x2
 #define MSG_TRUNC 0x20
@@ -170,6 +171,11 @@ struct sock {
 	u16 sk_protocol;
 } RELOCATED;
 
+struct tcp_sock {
+	u32 write_seq;
+	u8 is_mptcp;
+} RELOCATED;
+
 struct inet_sock {
 	be16 inet_sport;
 } RELOCATED;
@@ -243,7 +249,43 @@ struct bpf_iter__task_file {
 } RELOCATED;
 
 // From <linux/bpf.h>: fixed, not relocated.
-struct bpf_sock;
+struct bpf_sock {
+	u32 bound_dev_if;
+	u32 family;
+	u32 type;
+	u32 protocol;
+	u32 mark;
+	u32 priority;
+	be32 src_ip4;
+	be32 src_ip6[4];
+	u32 src_port;
+	be16 dst_port;
+	u16 : 16;
+	be32 dst_ip4;
+	be32 dst_ip6[4];
+	u32 state;
+	s32 rx_queue_mapping;
+};
+
+struct bpf_sock_ops {
+	u32 op;
+	u32 args[4];
+	u32 family;
+	be32 remote_ip4;
+	be32 local_ip4;
+	be32 remote_ip6[4];
+	be32 local_ip6[4];
+	u32 remote_port;
+	u32 local_port;
+	u32 is_fullsock;
+	u32 figures[23];
+	u64 bytes[2];
+	union {
+		struct bpf_sock *sk;
+		u64 : 64;
+	} __attribute__((aligned(8)));
+};
+
 struct bpf_sock_addr {
 	u32 user_family;
 	be32 user_ip4;

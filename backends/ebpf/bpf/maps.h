@@ -48,6 +48,8 @@ struct call {
 	u8 verdict;
 	// `enum way`
 	u8 way;
+	// `enum diversion`
+	u8 diversion;
 	u16 family;
 	u16 type;
 	u16 protocol;

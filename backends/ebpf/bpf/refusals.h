@@ -3,6 +3,7 @@
 // told here.
 #pragma once
 
+#include "diversions.h"
 #include "emit.h"
 
 // The call that the running thread is in, by the registers with which it entered it.
@@ -143,12 +144,14 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 	struct socket_kind kind;
 	struct entry entry = {};
 	u32 tgid = task->tgid;
+	u8 *member, diversion = NOT_ASKED;
 	int leaks, ending;
-	u8 *member;
 
 	member = map_lookup(&tree, &tgid);
 	if (!member)
 		return 1;
+	// Whether there is a call is to be read from the pointer itself, as the verifier follows that.
+	asm volatile("" : "+r"(call));
 	if (six) {
 		__builtin_memcpy(to.ip, ip6, 16);
 	} else {
@@ -169,6 +172,18 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 	}
 	if (judges == KILL_TREE)
 		end_tree();
+	// Of what is over nobody waits for an answer any more.
+	if ((holes4 || holes6) && !ending) {
+		diversion = op == OP_CONNECT ? divert(context, tgid, task->pid, six, ip4, ip6, port) : NO_STREAM;
+		if (call)
+			call->diversion = diversion;
+		if (diversion == DIVERTED)
+			return 1;
+		if (diversion == TO_A_GROUP) {
+			set_return(-ENETUNREACH);
+			return 0;
+		}
+	}
 	if (is_untold(call)) {
 		kind.family = context->family;
 		kind.type = context->type;

@@ -24,7 +24,8 @@ enum operation {
 
 enum abi { ABI_NATIVE, ABI_COMPAT, ABI_IO_URING, ABI_IO_URING_COMPAT, ABI_UNKNOWN };
 
-enum kind { KIND_CALL = 1, KIND_TCP_STATE, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_SOCKET, KIND_STACK, KIND_ACTED };
+enum kind { KIND_CALL = 1, KIND_TCP_STATE, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_SOCKET, KIND_STACK, KIND_ACTED,
+	    KIND_DIVERTED };
 
 // Where an address comes from.
 enum source {
@@ -66,7 +67,7 @@ struct record {
 	u32 tid;
 	u32 uid;
 	u64 time;
-	// The call's value; old and new state; an exit code; a parent's thread group.
+	// The call's value; old and new state; an exit code; a parent's thread group; a socket's cookie.
 	s64 result;
 	u8 comm[16];
 	s32 fd;
@@ -79,14 +80,15 @@ struct record {
 	u8 abi;
 	u8 source;
 	u8 flags;
-	// Of a send: MSG_*.
+	// Of a send: MSG_*. Of a diverted connection: the sequence number of its SYN.
 	u32 message_flags;
 	struct endpoint local;
 	struct endpoint peer;
 	// `enum way`, of a send.
 	u32 way;
-	u32 padding;
-	// A sockaddr.
+	// `enum diversion`, of what leaks.
+	u32 diversion;
+	// A sockaddr. Of a diverted connection: its destination, a struct endpoint.
 	u8 name[128];
 };
 
@@ -99,6 +101,21 @@ enum way {
 	CHOSEN,
 	// More than is looked at, or unreadable.
 	UNTOLD,
+};
+
+// What became of a leak, where connections are diverted.
+enum diversion {
+	NOT_ASKED,
+	DIVERTED,
+	// No TCP connection.
+	NO_STREAM,
+	MULTIPATH,
+	BOUND_TO_DEVICE,
+	// Its socket is in another network namespace.
+	ELSEWHERE,
+	NO_HOLE,
+	// It is refused as the kernel does that.
+	TO_A_GROUP,
 };
 
 // What is known of a process of the tree.

@@ -23,6 +23,14 @@
 //! tell what they refuse by themselves, and nothing is attached to system calls at all (`bpf/refusals.h`). Who leaks is killed at the end of its call by the
 //! kernel itself. If this process dies, a guardian (`guardian.rs`) keeps the programs in place and ends the tree.
 //!
+//! # Diverting connections
+//!
+//! With [`sockstrace_backend::hooks::Hooks::holes`] a TCP connection that leaks isn't refused: the connect hook puts
+//! the address of a hole in the place of its destination (`bpf/diversions.h`), and remembers that by the socket's cookie.
+//! Before its SYN leaves, a sock_ops program tells the handler who waits at which hole. getpeername and getsockname
+//! have hooks of their own, which say what would have been true. If this process dies the holes are closed: who is sent
+//! there is refused, and so is everybody else, as the tree is ending.
+//!
 //! # Limits
 //!
 //! - Process ids are those of the initial pid namespace.
@@ -83,6 +91,7 @@ impl Backend for EbpfBackend {
             holds_at_exit: false,
             captures: true,
             hooks: true,
+            diverts: true,
         }
     }
 

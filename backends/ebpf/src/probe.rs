@@ -2,10 +2,14 @@
 
 use crate::capture::{self, Capture};
 use crate::cgroup;
-use crate::programs::{Aim, HOOKS, MESSAGE_HOOK, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK};
+use crate::programs::{
+    Aim, HOOKS, MESSAGE_HOOK, NAMING_HOOKS, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK,
+};
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::captured::Wanted;
-use sockstrace_backend::observed::{Filters, Scope};
+use sockstrace_backend::hooks::{Holes, Hooks, Refusal, StacksOf, Then};
+use sockstrace_backend::observed::{Filters, Scope, SocketCall};
 use sockstrace_backend::proc::Status;
 use sockstrace_backend::{Backend, BackendError, Finding};
 use sockstrace_backend_seccomp::SeccompBackend;
@@ -58,7 +62,7 @@ fn for_running(sees_requests: bool) -> Vec<Finding> {
     }
     let seen = if sees_requests { "io_urings and UDP-Lite are" } else { "UDP-Lite is" };
     let limits = format!(
-        "no --on-leak core or redirect, no --isolate, --dns redirect, --socks-...;\n\
+        "no --on-leak core, no --isolate, --dns redirect, --socks-...;\n\
          no stacks of who is killed;\n\
          {seen} seen with --on-leak log, and refused as a whole where leaks are"
     );
@@ -139,6 +143,33 @@ fn capturing() -> Finding {
     }
 }
 
+/// What diverts connections: other paths of the same hooks, and programs of its own.
+fn diverting() -> Finding {
+    let scope =
+        Scope { calls: vec![SocketCall::Connect], states: false, filters: Filters::default(), attaches: false };
+    let hooks = Hooks {
+        networks: Vec::new(),
+        refusal: Some(Refusal { errno: Errno::EPERM, then: Then::GoesOn }),
+        calls: scope.calls.clone(),
+        counted: Vec::new(),
+        messages: false,
+        requests: Vec::new(),
+        stacks: StacksOf::Nothing,
+        holes: Some(Holes { namespace: 0, v4: vec![1], v6: vec![1] }),
+    };
+    let loaded = Programs::load(Aim { scope: &scope, hooks: Some(&hooks) }).map_err(|error| error.to_string());
+    let loaded = loaded.and_then(|mut programs| {
+        programs.load_connecting().map_err(|why| format!("sock_ops: {why}"))?;
+        HOOKS.into_iter().chain(NAMING_HOOKS).try_for_each(|hook| {
+            programs.load_hook(hook).map_err(|why| format!("cgroup/{}: {why}", hook.trim_start_matches("on_")))
+        })
+    });
+    match loaded {
+        Ok(()) => finding("--on-leak redirect", Some(true), "loaded in a trial; it takes TCP connections alone"),
+        Err(why) => finding("--on-leak redirect", None, why),
+    }
+}
+
 /// The hook on messages: asked in a trial.
 fn messages(programs: &mut Programs) -> Finding {
     let works = programs.load_message_hook().and_then(|()| programs.try_lsm());
@@ -172,6 +203,7 @@ fn programs() -> Vec<Finding> {
             Err(why) => finding(name, None, format!("{why}: {WITHOUT_HOOK}")),
         });
     }
+    findings.push(diverting());
     findings.push(messages(&mut programs));
     findings.push(match programs.load_iterator() {
         Ok(()) => finding("iter/task_file", Some(true), "loaded in a trial"),

@@ -5,11 +5,11 @@ use crate::maps::{self, broken, broken_by, failed, of, open};
 use crate::rules::Tables;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Iter, Lsm};
+use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Iter, Lsm, SockOps};
 use aya::{Btf, Ebpf, EbpfLoader};
 use nix::unistd::Pid;
 use sockstrace_backend::BackendError;
-use sockstrace_backend::hooks::{Hooks, StacksOf, Then};
+use sockstrace_backend::hooks::{Holes, Hooks, StacksOf, Then};
 use sockstrace_backend::observed::{Scope, SocketCall};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +39,12 @@ pub const HOOKS: [&str; 8] = [
     "on_recvmsg6",
 ];
 
+/// The hooks that name the ends of diverted sockets.
+pub const NAMING_HOOKS: [&str; 4] = ["on_getpeername4", "on_getpeername6", "on_getsockname4", "on_getsockname6"];
+
+/// The program that tells who is about to connect to a hole.
+const ON_CONNECTING: &str = "about_to_connect";
+
 /// What is lost without a hook.
 pub const WITHOUT_HOOK: &str = "addresses are read from the caller's memory, which another thread may change";
 
@@ -54,6 +60,12 @@ pub enum Need {
     /// Yes, but this is lost.
     May(&'static str),
 }
+
+/// Of each family: bpf/diversions.h.
+const MOST_HOLES: usize = 16;
+
+/// By their cookies, the addresses that diverted sockets are shown to have, in IPv6 spelling.
+pub type Sources = HashMap<MapData, u64, [u8; 16]>;
 
 /// Bytes of the ring of records. What a tree does is to be told whole, even where it does nothing else.
 const RING: u32 = 8 << 20;
@@ -100,7 +112,11 @@ pub struct Aim<'a> {
 impl Aim<'_> {
     /// Each that is attached makes starting slower.
     fn needs_hook(self, hook: &str) -> bool {
-        let Some(hooks) = self.hooks else { return true };
+        let is_naming = NAMING_HOOKS.contains(&hook);
+        let Some(hooks) = self.hooks else { return !is_naming };
+        if is_naming {
+            return hooks.holes.is_some();
+        }
         let tells = |call: SocketCall| hooks.calls.contains(&call) || hooks.requests.contains(&call);
         if hook.starts_with("on_bind") { tells(SocketCall::Bind) } else { !hook.starts_with("on_recvmsg") }
     }
@@ -130,6 +146,9 @@ struct Settings {
     stacks: u32,
     tells_refusals_alone: u32,
     counted_ops: u32,
+    holes4: u32,
+    holes6: u32,
+    holes_namespace: u64,
 }
 
 impl Settings {
@@ -137,6 +156,7 @@ impl Settings {
         let filters = &scope.filters;
         let refusal = hooks.and_then(|hooks| hooks.refusal);
         let errno = refusal.map_or(libc::EPERM, |refusal| refusal.errno as i32);
+        let holes = hooks.and_then(|hooks| hooks.holes.as_ref());
         let bits_of = |calls: &[SocketCall]| calls.iter().fold(0, |sum, call| sum | (1_u32 << calls::code(*call)));
         Self {
             filters: maps::filter_bits(filters, hooks.is_some()),
@@ -161,6 +181,9 @@ impl Settings {
             },
             tells_refusals_alone: u32::from(hooks.is_some_and(Hooks::tells_refusals_alone)),
             counted_ops: bits_of(hooks.map_or(&[], |hooks| &hooks.counted)),
+            holes4: holes.map_or(0, |holes| holes.v4.len().min(MOST_HOLES) as u32),
+            holes6: holes.map_or(0, |holes| holes.v6.len().min(MOST_HOLES) as u32),
+            holes_namespace: holes.map_or(0, |holes| holes.namespace),
             refusal: errno as u32,
             refused: i64::from(errno).saturating_neg(),
         }
@@ -185,6 +208,7 @@ impl Programs {
         let own = std::process::id();
         // Maps that hold nothing cost time all the same.
         let room = |wanted: bool, entries| if wanted { entries } else { 1 };
+        let diverts = aim.hooks.is_some_and(|hooks| hooks.holes.is_some());
         let has_requests = aim.hooks.is_none_or(|hooks| !hooks.requests.is_empty());
         let mut loader = EbpfLoader::new();
         let bpf = loader
@@ -201,7 +225,12 @@ impl Programs {
             .override_global("tells_refusals_alone", &settings.tells_refusals_alone, true)
             .override_global("counted_ops", &settings.counted_ops, true)
             .override_global("wanted_stacks", &settings.stacks, true)
+            .override_global("holes4", &settings.holes4, true)
+            .override_global("holes6", &settings.holes6, true)
+            .override_global("holes_namespace", &settings.holes_namespace, true)
             .map_max_entries("port_sets", tables.sets())
+            .map_max_entries("diversions", room(diverts, 65_536))
+            .map_max_entries("sources", room(diverts, 65_536))
             .map_max_entries("owners", room(aim.scope.states, 65_536))
             .map_max_entries("listeners", room(aim.scope.states, 4096))
             .map_max_entries("requests", room(has_requests, 16_384))
@@ -213,7 +242,25 @@ impl Programs {
         let mut programs = Self { bpf, btf, limits: Vec::new(), sees_requests: true };
         programs.fill(aim)?;
         programs.fill_rules(&tables)?;
+        if let Some(holes) = aim.hooks.and_then(|hooks| hooks.holes.as_ref()) {
+            programs.fill_holes(holes)?;
+        }
         Ok(programs)
+    }
+
+    fn fill_holes(&mut self, holes: &Holes) -> Result<(), BackendError> {
+        let mut map: Array<&mut MapData, u32> = self.map("holes")?;
+        for (first, ports) in [(0, &holes.v4), (MOST_HOLES as u32, &holes.v6)] {
+            for (index, port) in (first..).zip(ports.iter().take(MOST_HOLES)) {
+                map.set(index, u32::from(port.to_be()), 0).map_err(failed("holes"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the map of the addresses that diverted sockets are shown to have; once.
+    pub fn sources(&mut self) -> Result<Sources, BackendError> {
+        maps::take(&mut self.bpf, "sources")
     }
 
     fn fill(&mut self, Aim { scope, hooks }: Aim<'_>) -> Result<(), BackendError> {
@@ -300,6 +347,12 @@ impl Programs {
         program.load().map_err(|error| brief(&error))
     }
 
+    /// Loads the program that tells who is about to connect to a hole.
+    pub fn load_connecting(&mut self) -> Result<(), String> {
+        let program: &mut SockOps = of(&mut self.bpf, ON_CONNECTING)?;
+        program.load().map_err(|error| brief(&error))
+    }
+
     /// Loads the program for messages.
     pub fn load_message_hook(&mut self) -> Result<(), String> {
         let Self { bpf, btf, .. } = self;
@@ -332,7 +385,16 @@ impl Programs {
         let judges = aim.hooks.is_some();
         // The hooks and the ends before the beginnings: what begins is then seen whole.
         let root = open(cgroup)?;
-        for hook in HOOKS.into_iter().filter(|hook| aim.needs_hook(hook)) {
+        if aim.hooks.is_some_and(|hooks| hooks.holes.is_some()) {
+            let attached = self.load_connecting().and_then(|()| {
+                let program: &mut SockOps = of(&mut self.bpf, ON_CONNECTING)?;
+                program.attach(&root, CgroupAttachMode::Single).map(drop).map_err(|error| brief(&error))
+            });
+            attached.map_err(|why| {
+                BackendError::Unavailable(format!("the cgroup hook sock_ops: {why}: use --on-leak block"))
+            })?;
+        }
+        for hook in HOOKS.into_iter().chain(NAMING_HOOKS).filter(|hook| aim.needs_hook(hook)) {
             let attached = self.load_hook(hook).and_then(|()| {
                 let program: &mut CgroupSockAddr = of(&mut self.bpf, hook)?;
                 // A link leaves room for others by itself (`cgroup_bpf_link_attach`): it takes no flags.

@@ -14,6 +14,7 @@ pub mod kind {
     pub const EXIT: u32 = 4;
     pub const SOCKET: u32 = 6;
     pub const ACTED: u32 = 8;
+    pub const DIVERTED: u32 = 9;
 }
 
 /// `enum source`
@@ -39,6 +40,17 @@ pub mod way {
     pub const BY_DESTINATION: u32 = 0;
     pub const SOURCE_ROUTED: u32 = 1;
     pub const CHOSEN: u32 = 2;
+}
+
+/// `enum diversion`
+pub mod diversion {
+    pub const DIVERTED: u32 = 1;
+    pub const NO_STREAM: u32 = 2;
+    pub const MULTIPATH: u32 = 3;
+    pub const BOUND_TO_DEVICE: u32 = 4;
+    pub const ELSEWHERE: u32 = 5;
+    pub const NO_HOLE: u32 = 6;
+    pub const TO_A_GROUP: u32 = 7;
 }
 
 /// The stack of the call whose record has the same thread and time.
@@ -111,6 +123,8 @@ pub struct Record {
     pub peer: Option<SocketAddr>,
     /// `enum way`
     pub way: u32,
+    /// `enum diversion`
+    pub diversion: u32,
     pub name: Vec<u8>,
 }
 
@@ -143,6 +157,7 @@ impl Record {
             local: if has(flag::HAS_LOCAL) { endpoint(bytes.get(72..96)?) } else { None },
             peer: if has(flag::HAS_PEER) { endpoint(bytes.get(96..120)?) } else { None },
             way: u32_at(bytes, 120)?,
+            diversion: u32_at(bytes, 124)?,
             name: bytes.get(128..128_usize.checked_add(name_length)?)?.to_vec(),
         })
     }
@@ -201,12 +216,13 @@ mod tests {
         bytes[114..116].copy_from_slice(&10_u16.to_ne_bytes());
         bytes[116..120].copy_from_slice(&2_u32.to_ne_bytes());
         bytes[120..124].copy_from_slice(&way::CHOSEN.to_ne_bytes());
+        bytes[124..128].copy_from_slice(&diversion::NO_HOLE.to_ne_bytes());
         bytes[128] = 2;
         let record = Record::parse(&bytes).unwrap();
         assert_eq!((record.kind, record.tgid, record.result), (kind::CALL, 77, -111));
         assert_eq!(record.peer.unwrap().to_string(), "[fe80::1%2]:443");
         assert_eq!((record.local, record.name.len(), record.name[0]), (None, 16, 2));
-        assert_eq!(record.way, way::CHOSEN);
+        assert_eq!((record.way, record.diversion), (way::CHOSEN, diversion::NO_HOLE));
         bytes[114..116].fill(0);
         assert_eq!(Record::parse(&bytes).unwrap().peer, None);
     }

@@ -3,9 +3,10 @@
 
 use crate::capture::{self, Capture};
 use crate::guardian::Guardian;
-use crate::programs::{Aim, Programs, TreeMaps};
+use crate::programs::{Aim, Programs, Sources, TreeMaps};
 use crate::reader::{CHECK, GATHER, Reader};
 use crate::{cgroup, probe, trial};
+use aya::maps::MapError;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,6 +18,7 @@ use sockstrace_backend::{
     Trap,
 };
 use sockstrace_backend_seccomp::SeccompBackend;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,6 +47,7 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
         programs = Programs::load(Aim { scope: &scope_of(&hooks), hooks: Some(&hooks) })?;
     }
     let reader = Reader::of(&mut programs)?;
+    let sources = hooks.holes.is_some().then(|| programs.sources()).transpose()?;
     let hooks = &hooks;
     programs.attach(&root, Aim { scope: &scope_of(hooks), hooks: Some(hooks) })?;
     let mut capture =
@@ -57,7 +60,7 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
         plan.traps.push(Trap::always(Syscall::IoUringSetup));
     }
     let maps = programs.tree_maps()?;
-    let both = Arc::new(Both { handler, reader: Mutex::new(reader) });
+    let both = Arc::new(Both { handler, reader: Mutex::new(reader), sources: Mutex::new(sources) });
     let listener = Listener::start(&both, maps, hooks)?;
     let told: Arc<dyn Handler> = Arc::<Both>::clone(&both);
     let mut payloads = None;
@@ -86,6 +89,8 @@ fn scope_of(hooks: &Hooks) -> Scope {
 struct Both {
     handler: Arc<dyn Handler>,
     reader: Mutex<Reader>,
+    /// Where connections are diverted.
+    sources: Mutex<Option<Sources>>,
 }
 
 impl Both {
@@ -95,7 +100,23 @@ impl Both {
 
     /// Tells what has happened until now; not for ever, as there may come more than can be told. Whether it was all.
     fn catch_up(&self) -> bool {
-        self.reader().drain(&mut |observation| self.handler.observed(observation))
+        self.reader().drain(&mut |observation| match observation {
+            Observation::Diverted(diverted) => {
+                self.handler.diverted(diverted, &mut |source| self.show(diverted.cookie, source));
+            }
+            observation => self.handler.observed(observation),
+        })
+    }
+
+    fn show(&self, cookie: u64, source: IpAddr) {
+        let source = match source {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        if let Some(sources) = self.sources.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            // Where there is no room for it, the program sees loopback's address.
+            let _: Result<(), MapError> = sources.insert(cookie, source.octets(), 0);
+        }
     }
 }
 
@@ -141,8 +162,8 @@ struct Listener {
 impl Listener {
     fn start(both: &Arc<Both>, maps: TreeMaps, hooks: &Hooks) -> Result<Self, BackendError> {
         let (stopped, stop) = pipe2(OFlag::O_CLOEXEC).map_err(BackendError::doing("making a pipe"))?;
-        // The tree that dies must be ended at once.
-        let hurries = hooks.refusal.is_some_and(|refusal| refusal.then == Then::TreeDies);
+        // The tree that dies must be ended at once, and who waits at a hole must not wait for us.
+        let hurries = hooks.holes.is_some() || hooks.refusal.is_some_and(|refusal| refusal.then == Then::TreeDies);
         let gather = if hurries { Duration::ZERO } else { GATHER };
         // Counts must be fetched: nobody is woken for them.
         let counts = !hooks.counted.is_empty();

@@ -1,10 +1,11 @@
 //! From records to observations.
 
 use crate::calls;
-use crate::record::{Record, flag, kind, source, way};
+use crate::record::{self, Record, diversion, flag, kind, source, way};
 use sockstrace_backend::Abi;
 use sockstrace_backend::observed::{
-    Actor, Course, ExistingSocket, Interface, Kind, Observation, ObservedCall, Origin, StateChange, UserStack,
+    Actor, Course, Diversion, Diverted, ExistingSocket, Interface, Kind, Observation, ObservedCall, Origin,
+    StateChange, UserStack,
 };
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -92,6 +93,19 @@ impl Translator {
             })),
             kind::EXEC => sink(Observation::Exec(time, actor(&record))),
             kind::EXIT => sink(Observation::Exit(time, actor(&record), record.result as i32)),
+            kind::DIVERTED => {
+                let destination = record::endpoint(&record.name);
+                if let (Some(local), Some(hole), Some(destination)) = (record.local, record.peer, destination) {
+                    sink(Observation::Diverted(Diverted {
+                        cookie: record.result as u64,
+                        pid: record.tgid,
+                        local,
+                        hole,
+                        destination,
+                        sequence: record.message_flags,
+                    }));
+                }
+            }
             kind::ACTED => sink(Observation::Acted(actor(&record))),
             _ => {}
         }
@@ -121,6 +135,7 @@ impl Translator {
             course: course(record.way),
             result,
             leaks: record.has(flag::JUDGED).then(|| record.has(flag::LEAKS)),
+            diversion: diverted(record.diversion),
             stack: None,
             address: named.then_some((record.name, origin)),
         })
@@ -134,6 +149,18 @@ fn course(way: u32) -> Course {
         way::CHOSEN => Course::Chosen,
         _ => Course::Untold,
     }
+}
+
+fn diverted(diversion: u32) -> Option<Diversion> {
+    Some(match diversion {
+        diversion::DIVERTED | diversion::TO_A_GROUP => Diversion::Made,
+        diversion::NO_STREAM => Diversion::NoStream,
+        diversion::MULTIPATH => Diversion::Multipath,
+        diversion::BOUND_TO_DEVICE => Diversion::BoundToDevice,
+        diversion::ELSEWHERE => Diversion::Elsewhere,
+        diversion::NO_HOLE => Diversion::NoHole,
+        _ => return None,
+    })
 }
 
 fn native() -> Abi {
@@ -176,6 +203,7 @@ mod tests {
             local: None,
             peer: None,
             way: 0,
+            diversion: 0,
             name: vec![name],
         }
     }

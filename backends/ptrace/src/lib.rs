@@ -103,6 +103,7 @@ impl Backend for PtraceBackend {
             reports_processes: true,
             looks: true,
             hooks: false,
+            diverts: false,
             repeats: false,
             holds_at_exit: true,
             captures: false,

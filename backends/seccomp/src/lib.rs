@@ -63,6 +63,7 @@ impl Backend for SeccompBackend {
             holds_at_exit: false,
             captures: false,
             hooks: false,
+            diverts: false,
         }
     }
 

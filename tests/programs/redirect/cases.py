@@ -614,6 +614,32 @@ def only_stays():
         print("still", flush=True)
 
 
+def only_waits():
+    print("waits", flush=True)
+    while attempt(tcp().connect, (V4, int(os.environ["PORT"]))):
+        time.sleep(0.01)
+    print("connected", flush=True)
+
+
+def only_gives_up():
+    for _ in range(40):
+        sock = tcp(nonblocking=True)
+        sock.connect_ex((V4, int(os.environ["PORT"])))
+        sock.close()
+    # The same port, at once, for elsewhere: who has given up is not taken for who comes then.
+    for _ in range(40):
+        for port in (int(os.environ["PORT"]), ECHO):
+            sock = tcp(nonblocking=port != ECHO)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.bind(("0.0.0.0", 4510))
+            if sock.connect_ex((V4, port)) == 0 and not echo(sock):
+                print("crossed")
+            sock.close()
+    print("given up", flush=True)
+    time.sleep(4)
+
+
 def only_isolated():
     sock = tcp()
     print(attempt(sock.connect, (V4, ECHO)), sock.getpeername(), echo(sock))
