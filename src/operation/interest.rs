@@ -18,7 +18,9 @@
 //! | bind, listen, accept, accept4 | with `--incoming block`, and to be shown with `--trace all` | reachable from outside |
 //!
 //! What isn't here can't reach a destination that none of these has set: write, send without an address,
-//! sendfile and splice use a peer that connect (judged) gave.
+//! sendfile and splice use a peer that connect (judged) gave. The hostile guest `unnamed` tries them on whatever
+//! sockets can be had, bound and listening too. Netlink sockets speak to the kernel and to processes of the network
+//! namespace: to have the kernel send elsewhere by them takes `CAP_NET_ADMIN` there.
 
 use super::decode::IPV6_2292RTHDR;
 use super::delegate::{ATTACHING, TIOCLINUX, TIOCSTI};
