@@ -33,6 +33,8 @@ const OPTIONAL: &[&str] = &[
     "probe-xdp",
     "probe-vsock",
     "probe-uring",
+    "probe-uring-option",
+    "probe-uring-listen",
     "probe-i386",
     "probe-tun",
     "probe-rthdr",

@@ -45,14 +45,17 @@ pub struct Interest {
 
 /// How internet destinations are judged in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Hooked {
-    /// They are refused there, so that nothing may be left to what the hooks can't see.
-    pub refuses: bool,
     /// They are to be held up all the same: UNIX destinations are judged, which the hooks can't, or who leaks is to
     /// wait until the whole tree has been killed.
     pub holds: bool,
     /// Control data are judged there where they can be, so that messages are not to be stopped at.
     pub messages: bool,
+    /// So are the operations of an io_uring.
+    pub rings: bool,
+    /// So is who is served: bind, listen, accept.
+    pub serving: bool,
 }
 
 impl Hooked {
@@ -61,8 +64,10 @@ impl Hooked {
     pub fn covers(self, call: Syscall) -> bool {
         match call {
             Syscall::Connect | Syscall::Sendto => !self.holds,
-            Syscall::Sendmsg | Syscall::Sendmmsg => self.messages && !self.holds,
-            Syscall::IoUringSetup => !self.refuses && !self.holds,
+            // Not sendmmsg: of its messages, the kernel's hook sees not all.
+            Syscall::Sendmsg => self.messages && !self.holds,
+            Syscall::IoUringSetup => self.rings,
+            Syscall::Bind | Syscall::Listen | Syscall::Accept | Syscall::Accept4 => self.serving,
             _ => false,
         }
     }
@@ -312,30 +317,32 @@ mod tests {
 
     #[test]
     fn what_the_hooks_judge_is_not_stopped_at() {
-        let hooked =
-            |refuses, holds| Interest { hooked: Some(Hooked { refuses, holds, messages: false }), ..PLAIN };
+        let hooked = |holds, messages, rings, serving| Interest {
+            hooked: Some(Hooked { holds, messages, rings, serving }),
+            incoming: true,
+            ..PLAIN
+        };
         let sendto = [3, 1, 1, 0, 1, 16];
-        for (interest, connect, ring) in [
-            (hooked(false, false), false, false),
-            (hooked(true, false), false, true),
-            (hooked(true, true), true, true),
-            (hooked(false, true), true, true),
-        ] {
-            assert_eq!(trapped(interest, Syscall::Connect, [0; 6]), connect, "{interest:?}");
-            assert_eq!(trapped(interest, Syscall::Sendto, sendto), connect, "{interest:?}");
-            assert_eq!(trapped(interest, Syscall::IoUringSetup, [0; 6]), ring, "{interest:?}");
-            assert!(trapped(interest, Syscall::Sendmsg, [0; 6]));
+        for number in 0..16 {
+            let [holds, messages, rings, serving] = [1, 2, 4, 8].map(|bit| number & bit != 0);
+            let interest = hooked(holds, messages, rings, serving);
+            assert_eq!(trapped(interest, Syscall::Connect, [0; 6]), holds, "{interest:?}");
+            assert_eq!(trapped(interest, Syscall::Sendto, sendto), holds, "{interest:?}");
+            assert_eq!(trapped(interest, Syscall::Sendmsg, [0; 6]), holds || !messages, "{interest:?}");
+            assert!(trapped(interest, Syscall::Sendmmsg, [0; 6]), "{interest:?}");
+            assert_eq!(trapped(interest, Syscall::IoUringSetup, [0; 6]), !rings, "{interest:?}");
+            for call in [Syscall::Bind, Syscall::Listen, Syscall::Accept, Syscall::Accept4] {
+                assert_eq!(trapped(interest, call, [0; 6]), !serving, "{interest:?}");
+            }
         }
-        assert!(trapped(
-            Interest { disclosure: true, ..hooked(false, false) },
-            Syscall::Sendto,
-            [3, 1, 1, 0, 0, 0]
-        ));
+        let interest = Interest { disclosure: true, ..hooked(false, false, true, false) };
+        assert!(trapped(interest, Syscall::Sendto, [3, 1, 1, 0, 0, 0]));
     }
 
     #[test]
     fn sockets_that_no_hook_sees_are_stopped_at() {
-        let interest = Interest { hooked: Some(Hooked { refuses: true, holds: false, messages: true }), ..PLAIN };
+        let interest =
+            Interest { hooked: Some(Hooked { holds: false, messages: true, rings: true, serving: true }), ..PLAIN };
         for (domain, kind, protocol) in
             [(2, 2, 1), (10, 2, 58), (2, 2, 136), (10, 6, 0), (2, 1, 256), (2, 0x80802, 136), (40, 1, 0)]
         {

@@ -17,7 +17,7 @@ use crate::relay::Unfit;
 use crate::run::say;
 use crate::stacks::promise;
 use nix::unistd::Pid;
-use sockstrace_backend::hooks::{Hooks, MESSAGES, Refusal, StacksOf, Then};
+use sockstrace_backend::hooks::{Hooks, Refusal, SERVING, StacksOf, Then};
 use sockstrace_backend::observed::{Diversion, Diverted, Interface, Observation, ObservedCall, SocketCall};
 use sockstrace_backend::{BackendError, Plan, Syscall};
 use std::borrow::Cow;
@@ -25,7 +25,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
-const UNSEEN: &str =
+pub(super) const UNSEEN: &str =
     "no hook in the kernel sees what such a socket sends: --backend seccomp judges it when it is used";
 const DIFFERS: &str = "the rules in the kernel say otherwise, which is a bug of sockstrace";
 
@@ -66,10 +66,14 @@ impl Pipeline {
             OnLeak::KillTree => Some(Then::TreeDies),
             _ => None,
         };
-        let holds = policy.judges_unix() || self.config.on_leak == OnLeak::KillTree;
+        let ends = self.config.on_leak == OnLeak::KillTree;
+        let holds = policy.judges_unix() || ends;
         // Netlink dumps are read from what is sent.
         let messages = !policy.judges_disclosure();
-        let hooked = Hooked { refuses: refusal.is_some(), holds, messages };
+        // What is held up to be looked at can't be when a ring does it, nor does a ring wait for a redirected connection.
+        let rings = !policy.judges_unix() && messages && self.config.on_leak != OnLeak::Redirect;
+        let serving = policy.judges_incoming() && refusal.is_some() && !ends;
+        let hooked = Hooked { holds, messages, rings, serving };
         let interest = Interest {
             incoming: policy.judges_incoming(),
             disclosure: policy.judges_disclosure(),
@@ -87,21 +91,21 @@ impl Pipeline {
         }
         let messages = covers(Syscall::Sendmsg);
         if messages {
-            calls.extend(MESSAGES);
+            calls.push(SocketCall::Sendmsg);
         }
-        let local = [SocketCall::Bind, SocketCall::Listen, SocketCall::Accept, SocketCall::Accept4];
-        if self.traces_all() && !policy.judges_incoming() {
-            calls.extend(local);
+        if serving || (self.traces_all() && !policy.judges_incoming()) {
+            calls.extend(SERVING);
         }
         // What is let go is only told with --trace all, and who dies or is let go at the end of his call needs its end.
         let counts =
             self.config.on_leak == OnLeak::Block && !self.traces_all() && self.config.stack != Stack::Always;
         let counted = if counts { std::mem::take(&mut calls) } else { Vec::new() };
         let mut requests = Vec::new();
-        if covers(Syscall::IoUringSetup) {
+        // Where calls are counted, so are they.
+        if rings && !counts {
             requests.extend([SocketCall::Connect, SocketCall::Sendto, SocketCall::Sendmsg]);
             if self.traces_all() || policy.judges_incoming() {
-                requests.extend(local);
+                requests.extend(SERVING);
             }
         }
         let refusal = refusal.map(|then| Refusal { errno: self.config.block_errno, then });
@@ -111,9 +115,27 @@ impl Pipeline {
             Stack::Auto => StacksOf::Leaks,
             Stack::Always => StacksOf::Everything,
         };
-        let networks = policy.networks_in_kernel();
-        let hooks = Hooks { networks, refusal, calls, counted, messages, requests, stacks, holes };
+        let hooks = Hooks {
+            networks: policy.networks_in_kernel(),
+            refusal,
+            calls,
+            counted,
+            messages,
+            requests,
+            rings,
+            options: if rings { interest::OPTIONS.to_vec() } else { Vec::new() },
+            closed_paths: policy.closed_paths(),
+            served: refusal.and_then(|_| policy.served_in_kernel()),
+            serving,
+            stacks,
+            holes,
+        };
         Ok(Plan { traps: interest::traps(interest), hooks: Some(hooks), ..plan })
+    }
+
+    /// Whether leaks are refused in the kernel.
+    pub(super) fn refuses_in_kernel(&self) -> bool {
+        self.hooks.load(Ordering::SeqCst) && self.config.on_leak != OnLeak::Log
     }
 
     /// Takes in what was judged in the kernel.
@@ -246,7 +268,7 @@ impl Scene<'_> {
     /// What opening such a socket is: where leaks are refused in the kernel, and it can't be seen there what the
     /// socket does, nothing can be said of it.
     pub(super) fn opening(&self, asked: &SocketKind) -> Operation {
-        let in_kernel = self.pipeline.hooks.load(Ordering::SeqCst) && !self.only_logs();
+        let in_kernel = self.pipeline.refuses_in_kernel();
         let harmless = || !self.pipeline.config.policy.judge(&Operation::Open, Some(asked)).is_leak();
         if in_kernel && !interest::is_hooked(asked) && harmless() {
             return Operation::Undecidable { why: UNSEEN };

@@ -1,9 +1,11 @@
 //! What PROGRAM inherits that can send without a call that is judged.
 
 use super::Pipeline;
+use super::hooked::UNSEEN;
 use crate::action::perform::sys;
 use crate::config::OnLeak;
 use crate::event::{self, Action, Body, Call, Event, Judgement, Socket};
+use crate::operation::interest;
 use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixAddress};
 use crate::policy::{Class, Verdict};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -59,6 +61,10 @@ impl Pipeline {
         let opened = policy.judge(&Operation::Open, Some(kind));
         if opened.is_leak() {
             return Some(opened);
+        }
+        if self.refuses_in_kernel() && !interest::is_hooked(kind) {
+            // Nobody looks when it is used.
+            return Some(policy.judge(&Operation::Undecidable { why: UNSEEN }, Some(kind)));
         }
         let peer = peer?;
         let verdict = policy.judge(&Operation::Inherit { peer: peer.clone() }, Some(kind));

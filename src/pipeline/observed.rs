@@ -2,6 +2,7 @@
 
 use super::attached;
 use super::calls::named_destination;
+use super::hooked::UNSEEN;
 use crate::capture::Recording;
 use crate::config::{Config, Trace, Watching};
 use crate::event::{
@@ -9,6 +10,7 @@ use crate::event::{
 };
 use crate::operation::address::Address;
 use crate::operation::decode::Sockaddr;
+use crate::operation::interest;
 use crate::operation::{Family, Operation, SocketKind, SocketType, Way};
 use crate::output::Recorder;
 use crate::output::live::Tally;
@@ -27,6 +29,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 const UNTOLD: &str = "more control messages than are looked at, or such as can't be read";
+const OF_RING: &str = "the option can choose the way of packets, and to what an io_uring sets it isn't looked at";
 
 /// How long the last lines may take.
 const LAST_LINES: Duration = Duration::from_secs(5);
@@ -361,8 +364,15 @@ pub(super) fn judge<'p>(
         SocketCall::Recvfrom | SocketCall::Recvmsg | SocketCall::Recvmmsg => {
             return Verdict { leak: None, reason: Cow::Borrowed("only receives"), rule: None };
         }
+        SocketCall::Socket => Operation::Open,
+        SocketCall::Setsockopt => Operation::Undecidable { why: OF_RING },
     };
-    policy.judge(&operation, kind)
+    let verdict = policy.judge(&operation, kind);
+    let unseen = seen.leaks == Some(true) && kind.is_some_and(|kind| !interest::is_hooked(kind));
+    if unseen && !verdict.is_leak() {
+        return policy.judge(&Operation::Undecidable { why: UNSEEN }, kind);
+    }
+    verdict
 }
 
 /// The addresses of a call.
@@ -409,8 +419,11 @@ impl Addresses {
             }
             SocketCall::Accept | SocketCall::Accept4 => {
                 let accepted = seen.result.is_some_and(|result| result >= 0);
-                let shown = if accepted { peer().or(name) } else { None };
-                Self { judged: internet(seen.local).or_else(|| unnamed(seen)), shown }
+                let judged = internet(seen.local).or_else(|| unnamed(seen));
+                // Who isn't served by whom.
+                let refused = || judged.clone().filter(|_| seen.leaks == Some(true));
+                let shown = if accepted { peer().or(name) } else { refused() };
+                Self { judged, shown }
             }
             SocketCall::Recvfrom | SocketCall::Recvmsg | SocketCall::Recvmmsg => {
                 // A stream's receiver gets no address, whatever it asks for.
@@ -418,6 +431,7 @@ impl Addresses {
                 let shown = if stream { peer().or(name) } else { name.or_else(peer) };
                 Self { judged: None, shown }
             }
+            SocketCall::Socket | SocketCall::Setsockopt => Self { judged: None, shown: None },
         }
     }
 

@@ -5,11 +5,13 @@
 //! can't say anything else.
 
 use super::Policy;
-use crate::operation::{Address, Family, Operation, SocketKind, SocketType, Way};
+use super::unix::RESOLVERS;
+use crate::operation::{Address, Family, Operation, SocketKind, SocketType, UnixAddress, Way};
 use sockstrace_backend::hooks::Network;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
 const TCP: SocketKind = SocketKind { family: Family::INET6, kind: SocketType::STREAM, protocol: libc::IPPROTO_TCP };
 const UDP: SocketKind = SocketKind { family: Family::INET6, kind: SocketType::DGRAM, protocol: libc::IPPROTO_UDP };
@@ -68,52 +70,81 @@ impl Policy {
     /// For every address, what may be reached there.
     #[must_use]
     pub fn networks_in_kernel(&self) -> Vec<Network> {
-        let whole = |ip: IpAddr| Block::new(ip, if ip.is_ipv4() { 32 } else { 128 });
-        let mut blocks = BTreeSet::from([
-            Block::new(Ipv4Addr::UNSPECIFIED.into(), 0),
-            Block::new(Ipv6Addr::UNSPECIFIED.into(), 0),
-            // This host, as `--allow-loopback` has it.
-            Block::new(Ipv4Addr::LOCALHOST.into(), 8),
-            whole(Ipv4Addr::UNSPECIFIED.into()),
-            whole(Ipv6Addr::LOCALHOST.into()),
-            whole(Ipv6Addr::UNSPECIFIED.into()),
-        ]);
-        // Where a range of ports begins, or the next one.
-        let mut edges = BTreeSet::from([0_u16]);
-        for (ip, prefix, ports) in self.named() {
-            blocks.insert(Block::new(ip, prefix));
-            edges.insert(*ports.start());
-            edges.extend(ports.end().checked_add(1));
-        }
-        let edges: Vec<u16> = edges.into_iter().collect();
-        let networks = blocks.iter().filter_map(|block| {
-            let ip = block.ip(block.representative(&blocks)?);
-            Some(Network {
-                ip: block.ip(block.first),
-                prefix: block.prefix,
-                tcp: self.open_ports(ip, &edges, &TCP),
-                others: self.open_ports(ip, &edges, &UDP),
-            })
-        });
-        networks.collect()
+        compile(self.named(), &|address, socket| {
+            let destination = Some(Address::Internet(address));
+            !self.judge(&Operation::Send { destination, way: Way::ByDestination }, Some(socket)).is_leak()
+        })
     }
 
-    fn open_ports(&self, ip: IpAddr, edges: &[u16], socket: &SocketKind) -> Vec<RangeInclusive<u16>> {
-        let ends = edges.iter().skip(1).map(|next| next.saturating_sub(1)).chain([u16::MAX]);
-        let mut open: Vec<RangeInclusive<u16>> = Vec::new();
-        for (start, end) in edges.iter().copied().zip(ends) {
-            let destination = Some(Address::Internet(SocketAddr::new(ip, start)));
-            let operation = Operation::Send { destination, way: Way::ByDestination };
-            if self.judge(&operation, Some(socket)).is_leak() {
-                continue;
-            }
-            match open.last_mut() {
-                Some(last) if last.end().checked_add(1) == Some(start) => *last = *last.start()..=end,
-                _ => open.push(start..=end),
-            }
-        }
-        open
+    /// For every local address, where the outside may be served; `None` where it may be anywhere.
+    #[must_use]
+    pub fn served_in_kernel(&self) -> Option<Vec<Network>> {
+        let may_serve = |address, socket: &SocketKind| {
+            !self.judge(&Operation::Listen { local: Address::Internet(address) }, Some(socket)).is_leak()
+        };
+        Some(compile(self.named_here()?, &may_serve))
     }
+
+    /// The paths of UNIX sockets that leak whatever `--unix` says: resolvers'.
+    #[must_use]
+    pub fn closed_paths(&self) -> Vec<PathBuf> {
+        let leaks = |path: &Path| {
+            let destination = Address::Unix(UnixAddress::Path(path.into()));
+            self.judge(&Operation::Connect { destination }, None).is_leak()
+        };
+        // Who listens there may have named it by a link that rules don't know.
+        let without_link =
+            |path: &Path| path.strip_prefix("/var").map_or(path.to_owned(), |rest| Path::new("/").join(rest));
+        let paths = RESOLVERS.iter().map(|(path, _)| Path::new(*path));
+        paths.filter(|path| leaks(path) && leaks(&without_link(path))).map(Path::to_owned).collect()
+    }
+}
+
+/// A table of what `opens` says.
+fn compile(
+    named: impl Iterator<Item = (IpAddr, u8, RangeInclusive<u16>)>,
+    opens: &dyn Fn(SocketAddr, &SocketKind) -> bool,
+) -> Vec<Network> {
+    let whole = |ip: IpAddr| Block::new(ip, if ip.is_ipv4() { 32 } else { 128 });
+    let mut blocks = BTreeSet::from([
+        Block::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+        Block::new(Ipv6Addr::UNSPECIFIED.into(), 0),
+        // This host, as `--allow-loopback` has it.
+        Block::new(Ipv4Addr::LOCALHOST.into(), 8),
+        whole(Ipv4Addr::UNSPECIFIED.into()),
+        whole(Ipv6Addr::LOCALHOST.into()),
+        whole(Ipv6Addr::UNSPECIFIED.into()),
+    ]);
+    // Where a range of ports begins, or the next one.
+    let mut edges = BTreeSet::from([0_u16]);
+    for (ip, prefix, ports) in named {
+        blocks.insert(Block::new(ip, prefix));
+        edges.insert(*ports.start());
+        edges.extend(ports.end().checked_add(1));
+    }
+    let edges: Vec<u16> = edges.into_iter().collect();
+    let networks = blocks.iter().filter_map(|block| {
+        let ip = block.ip(block.representative(&blocks)?);
+        Some(Network {
+            ip: block.ip(block.first),
+            prefix: block.prefix,
+            tcp: open_ports(&edges, |port| opens(SocketAddr::new(ip, port), &TCP)),
+            others: open_ports(&edges, |port| opens(SocketAddr::new(ip, port), &UDP)),
+        })
+    });
+    networks.collect()
+}
+
+fn open_ports(edges: &[u16], is_open: impl Fn(u16) -> bool) -> Vec<RangeInclusive<u16>> {
+    let ends = edges.iter().skip(1).map(|next| next.saturating_sub(1)).chain([u16::MAX]);
+    let mut open: Vec<RangeInclusive<u16>> = Vec::new();
+    for (start, end) in edges.iter().copied().zip(ends).filter(|(start, _)| is_open(*start)) {
+        match open.last_mut() {
+            Some(last) if last.end().checked_add(1) == Some(start) => *last = *last.start()..=end,
+            _ => open.push(start..=end),
+        }
+    }
+    open
 }
 
 #[cfg(test)]
@@ -126,6 +157,60 @@ mod tests {
             vec!["socks5://10.1.2.3:9050".parse().unwrap(), "socks5://[2001:db8::9]:1080".parse().unwrap()];
         let allow = allow.iter().map(|rule| rule.parse().unwrap()).collect();
         Policy::new(PolicyOptions { proxies, allow, allow_loopback, ..PolicyOptions::default() }).unwrap()
+    }
+
+    #[test]
+    fn local_tables_say_what_the_policy_says() {
+        let rules: [&[&str]; 4] = [
+            &[],
+            &["127.0.0.1:8080", "[::1]:1-9"],
+            &["0.0.0.0:80", "10.0.0.0/8", "10.1.0.0/16:7"],
+            &["0.0.0.0/0:443", "[::]"],
+        ];
+        for (rules, allow_loopback) in rules.iter().flat_map(|rules| [(rules, false), (rules, true)]) {
+            let incoming = Some(rules.iter().map(|rule| rule.parse().unwrap()).collect());
+            let policy =
+                Policy::new(PolicyOptions { allow_loopback, incoming, ..PolicyOptions::default() }).unwrap();
+            let networks = policy.served_in_kernel().unwrap();
+            let addresses = [
+                "0.0.0.0",
+                "0.0.0.1",
+                "127.0.0.1",
+                "127.0.0.2",
+                "10.1.0.1",
+                "10.2.0.1",
+                "192.0.2.1",
+                "::",
+                "::1",
+                "::2",
+            ];
+            for (ip, port) in
+                addresses.iter().flat_map(|ip| [0, 1, 7, 9, 10, 80, 443, 8080, 65535].map(|port| (*ip, port)))
+            {
+                let ip: IpAddr = ip.parse().unwrap();
+                let local = Address::Internet(SocketAddr::new(ip, port));
+                let stages = [(Operation::Listen { local: local.clone() }, TCP), (Operation::Bind { local }, UDP)];
+                for (operation, socket) in stages {
+                    let allowed = !policy.judge(&operation, Some(&socket)).is_leak();
+                    for tcp in [true, false] {
+                        assert_eq!(
+                            lookup(&networks, ip, port, tcp),
+                            allowed,
+                            "{ip} {port} {rules:?} {allow_loopback}"
+                        );
+                    }
+                }
+            }
+        }
+        assert_eq!(Policy::new(PolicyOptions::default()).unwrap().served_in_kernel(), None);
+    }
+
+    #[test]
+    fn resolvers_are_closed_unless_allowed() {
+        let closed = |allow: &[&str]| policy(allow, false).closed_paths();
+        assert_eq!(closed(&[]).len(), 4, "nscd is asked for much else");
+        let avahi = closed(&["unix:/run/avahi-daemon/socket"]);
+        assert!(avahi.len() == 2 && avahi.iter().all(|path| path.ends_with("io.systemd.Resolve")), "{avahi:?}");
     }
 
     /// What the kernel does: the longest prefix, then the port.

@@ -97,6 +97,17 @@ impl Rules {
         }
     }
 
+    /// All networks and ports that they name.
+    fn named(&self) -> impl Iterator<Item = (IpAddr, u8, RangeInclusive<u16>)> + '_ {
+        self.list.iter().filter_map(|rule| match &rule.target {
+            Target::Net(net, ports) => {
+                let (ip, prefix) = net.parts();
+                Some((ip, prefix, ports.clone()))
+            }
+            Target::Unix(_) => None,
+        })
+    }
+
     fn text(&self, index: usize) -> Option<&str> {
         self.list.get(index).map(Rule::text)
     }
@@ -193,14 +204,12 @@ impl Policy {
             let whole = if ip.is_ipv4() { 32 } else { 128 };
             (*ip, whole, *port..=*port)
         });
-        let rules = self.allow.list.iter().filter_map(|rule| match &rule.target {
-            Target::Net(net, ports) => {
-                let (ip, prefix) = net.parts();
-                Some((ip, prefix, ports.clone()))
-            }
-            Target::Unix(_) => None,
-        });
-        proxies.chain(rules)
+        proxies.chain(self.allow.named())
+    }
+
+    /// All networks and ports that rules on local addresses name; `None` where there are none to be judged.
+    pub(super) fn named_here(&self) -> Option<impl Iterator<Item = (IpAddr, u8, RangeInclusive<u16>)> + '_> {
+        self.incoming.as_ref().map(Rules::named)
     }
 
     /// Whether a proxy or a rule names the address, and not `--allow-loopback` alone: whoever is isolated has a

@@ -1,8 +1,9 @@
 //! `--backend ebpf -- PROGRAM`: what the tables of the vectors don't show.
 
 use super::alone;
+use super::support::lsm_works;
 use super::support::programs::programs;
-use super::support::run::{Run, Status, patience, sockstrace};
+use super::support::run::{Event, Run, Status, patience, sockstrace};
 use super::support::stage::Stage;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -87,13 +88,6 @@ for family, address in [(socket.AF_INET, ('203.0.113.5', 7777)), (socket.AF_INET
     });
 }
 
-/// Whether messages are judged by LSM programs here.
-fn lsm_works() -> bool {
-    let doctor = Command::new(sockstrace()).arg("doctor").output().unwrap();
-    let text = String::from_utf8_lossy(&doctor.stdout);
-    text.lines().any(|line| line.contains("lsm/socket_sendmsg") && line.trim_start().starts_with("yes"))
-}
-
 /// With LSM programs sendmsg waits for nobody: it goes on while sockstrace stands still, and is judged all the same.
 #[test]
 fn messages_wait_for_nobody() {
@@ -143,6 +137,65 @@ open('done', 'w').close()
         let told: Vec<_> = outcome.leaks().map(|leak| (leak.text("syscall"), leak.text("address"))).collect();
         assert_eq!(told, [("sendmsg", "203.0.113.5:7777"), ("sendmsg", "127.0.0.1:9053")], "{outcome:?}");
         assert!(stage.truth().foreign().is_empty());
+    });
+}
+
+/// What an io_uring does stays judged when sockstrace is killed, and who does it dies.
+#[test]
+fn rings_are_judged_to_the_end() {
+    let Some(_alone) = alone() else { return };
+    if !lsm_works() {
+        return println!("skipped: this kernel takes no LSM programs");
+    }
+    on_stage(|stage| {
+        let run = Run::new("ebpf", &stage.dir).allow_stage().arg("--stack=never").linger(Duration::from_secs(1));
+        let running = run.program([programs().vectors.as_os_str(), "uring-on".as_ref()]).start();
+        let end = Instant::now() + patience(Duration::from_secs(10));
+        while !stage.dir.join("ready").exists() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(stage.dir.join("ready").exists());
+        kill(Pid::from_raw(running.pid), Signal::SIGKILL).unwrap();
+        let outcome = running.finish();
+        assert!(outcome.left.is_empty(), "{outcome:?}");
+        let ring = |event: &&Event| (event.text("syscall"), event.text("via")) == ("sendmsg", "io_uring");
+        assert!(outcome.leaks().filter(ring).count() > 2, "{outcome:?}");
+        assert!(stage.truth().foreign().is_empty(), "{outcome:?}");
+    });
+}
+
+/// A resolver behind a UNIX socket is known by the path at which it listens; others are connected to.
+#[test]
+fn resolvers_are_not_asked() {
+    const ASKS: &str = "
+import os, socket
+os.makedirs('/run/avahi-daemon')
+os.symlink('/run/avahi-daemon/socket', '/run/link')
+for path, by in [('/run/avahi-daemon/socket', '/run/link'), ('/run/other', '/run/other')]:
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    server.listen()
+    server.setblocking(False)
+    error = socket.socket(socket.AF_UNIX).connect_ex(by)
+    try:
+        server.accept()
+        print(error, 'served')
+    except BlockingIOError:
+        print(error, 'not served')
+";
+    let Some(_alone) = alone() else { return };
+    if !lsm_works() {
+        return println!("skipped: this kernel takes no LSM programs");
+    }
+    on_stage(|stage| {
+        let own_run = "mount -t tmpfs none /run && exec /usr/bin/python3 -c \"$0\"";
+        let run = Run::new("ebpf", &stage.dir).allow_stage().arg("--stack=never");
+        let outcome = run.program(["unshare", "-m", "sh", "-c", own_run, ASKS]).run();
+        assert!(outcome.complaints().is_empty(), "{outcome:?}");
+        assert_eq!(outcome.stdout, "1 not served\n0 served\n", "{outcome:?}");
+        let told: Vec<_> = outcome.leaks().map(|leak| (leak.text("syscall"), leak.text("address"))).collect();
+        assert_eq!(told, [("connect", "/run/avahi-daemon/socket")], "{outcome:?}");
+        assert!(outcome.leaks().all(|leak| leak.text("reason").starts_with("a resolver")), "{outcome:?}");
     });
 }
 

@@ -28,6 +28,17 @@ pub fn ebpf_works() -> bool {
     *WORKS
 }
 
+/// Whether this kernel takes all LSM programs of the ebpf backend.
+pub fn lsm_works() -> bool {
+    static WORKS: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+        let doctor = std::process::Command::new(run::sockstrace()).arg("doctor").output().unwrap();
+        let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        let mut rows = text.lines().filter(|line| line.contains("  lsm/")).peekable();
+        rows.peek().is_some() && rows.all(|line| line.trim_start().starts_with("yes"))
+    });
+    *WORKS
+}
+
 /// The backends that work here, [`BACKENDS`] and ebpf.
 pub fn backends() -> Vec<&'static str> {
     let ebpf = ebpf_works().then_some("ebpf");

@@ -2,8 +2,8 @@
 
 use super::table::At::{Any, Ends, Is, Starts};
 use super::table::Exception::{
-    AnyStatus, Errno, Flood, Hopeless, MayBeRefusedInLog, NoEvent, OutOfReach, OwnTable, Partial, ProgramHasEnded,
-    SocketRefused,
+    AnyStatus, Errno, Flood, Hopeless, MayBeRefusedInLog, NoEvent, OfRing, OutOfReach, OwnTable, Partial,
+    ProgramHasEnded, SocketRefused, UnseenInLog,
 };
 use super::table::Fixture::{
     BoundPacket, ConnectedTcp, ConnectedUdp, FreshTcp, Handed, Listener, Outside, Ring, Unix,
@@ -22,7 +22,12 @@ const SOCKET: &[&str] = &["socket"];
 const SETSOCKOPT: &[&str] = &["setsockopt"];
 const IOCTL: &[&str] = &["ioctl"];
 const LOOPBACK: &[&str] = &["--allow-loopback"];
-const URING: &[&str] = &["io_uring_setup", "connect", "sendmsg", "sendto", "send"];
+// The making of the ring comes first: where a ring's operations are judged, it is one of the others.
+const URING_CONNECT: &[&str] = &["io_uring_setup", "connect"];
+const URING_SEND: &[&str] = &["io_uring_setup", "sendmsg", "sendto"];
+const URING_SOCKET: &[&str] = &["io_uring_setup", "socket", "sendmsg", "sendto"];
+const URING_OPTION: &[&str] = &["io_uring_setup", "setsockopt"];
+const URING_SERVE: &[&str] = &["io_uring_setup", "bind", "listen", "accept", "accept4"];
 const SERVE: &[&str] = &["bind", "listen", "accept", "accept4"];
 const ANY_CALL: &[&str] = &[];
 
@@ -48,6 +53,7 @@ pub fn rows() -> Vec<Vector> {
         routes(),
         births(),
         processes(),
+        rings(),
         abis(),
         unix(),
         incoming(),
@@ -208,6 +214,7 @@ fn routes() -> Vec<Vector> {
         leak("lsrr-tcp", SETSOCKOPT, Any, Seen::Packet(6, "203.0.113.5")),
         v4("lsrr-control", SENDMSG),
         v4("lsrr-control", SENDMSG).narrow(),
+        v4("lsrr-second", SENDMMSG).except(Partial(FIRST_SENT)),
         v6("rthdr-udp", SETSOCKOPT),
         leak("rthdr-tcp", SETSOCKOPT, Any, Seen::Packet(6, "2001:db8::5")).root().needs("probe-rthdr"),
         leak("rthdr-late", SETSOCKOPT, Any, Seen::Packet(6, "2001:db8::5")).root().needs("probe-rthdr"),
@@ -265,12 +272,6 @@ fn births() -> Vec<Vector> {
 
 fn processes() -> Vec<Vector> {
     let inherited = |guest, fixture, seen| leak(guest, ANY_CALL, WITNESS, seen).with(fixture);
-    let uring = |guest, seen| {
-        leak(guest, URING, Any, seen)
-            .needs("probe-uring")
-            .except(MayBeRefusedInLog(WHOLE))
-            .except(Errno("ENOSYS", "lets libraries fall back"))
-    };
     vec![
         tcp4("signal-handler"),
         tcp4("signal-in-syscall"),
@@ -327,11 +328,36 @@ fn processes() -> Vec<Vector> {
         leak("fsopen-network", &["fsopen"], Any, Seen::Nothing).fails_natively(),
         tcp4("ptrace-inject")
             .except(Hopeless("ptrace", "the child has a tracer already: PTRACE_TRACEME gives EPERM")),
-        uring("uring-connect", Seen::Tcp),
-        uring("uring-sqpoll-connect", Seen::Tcp),
-        uring("uring-sendmsg", Seen::Udp),
-        uring("uring-sendto", Seen::Udp),
-        uring("uring-connect", Seen::Tcp).narrow(),
+    ]
+}
+
+fn rings() -> Vec<Vector> {
+    let uring = |guest, calls, address, seen| {
+        leak(guest, calls, address, seen)
+            .needs("probe-uring")
+            .except(OfRing)
+            .except(MayBeRefusedInLog(WHOLE))
+            .except(Errno("ENOSYS", "lets libraries fall back"))
+    };
+    let connect = |guest| uring(guest, URING_CONNECT, WITNESS, Seen::Tcp);
+    let hop = Seen::Packet(17, "203.0.113.5");
+    vec![
+        connect("uring-connect"),
+        connect("uring-connect").narrow(),
+        connect("uring-sqpoll-connect"),
+        connect("uring-async"),
+        connect("uring-linked"),
+        uring("uring-sendmsg", URING_SEND, WITNESS, Seen::Udp),
+        uring("uring-sendto", URING_SEND, WITNESS, Seen::Udp),
+        uring("uring-control", URING_SEND, Any, hop).except(UnseenInLog("ebpf")),
+        uring("uring-raw", URING_SOCKET, Any, Seen::Packet(1, "203.0.113.5")).root(),
+        uring("uring-option", URING_OPTION, Any, hop).needs("probe-uring-option").except(UnseenInLog("ebpf")),
+        Vector { class: "inbound", ..uring("uring-serve", URING_SERVE, Is("0.0.0.0:7788"), Seen::ServedTcp(0)) }
+            .options(&["--incoming=block"])
+            .needs("probe-uring-listen"),
+        Vector { class: "inbound", ..uring("uring-accept", URING_SERVE, Any, Seen::ServedTcp(0)) }
+            .options(&["--incoming=block"])
+            .with(Listener(5)),
     ]
 }
 

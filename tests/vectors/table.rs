@@ -160,6 +160,11 @@ pub enum Exception {
     SocketRefused(&'static str),
     /// A flood: with this backend nobody waits for us, and events for which there is no room are counted.
     Flood(&'static str),
+    /// By an io_uring: the first of the calls is that which makes it, and where that is what is told, there is no address
+    /// and the leak is outbound.
+    OfRing,
+    /// With this backend it isn't seen in log mode where the kernel takes no LSM programs.
+    UnseenInLog(&'static str),
     /// Refused as a whole, the guest may end in any way.
     AnyStatus(&'static str),
 }

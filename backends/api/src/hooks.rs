@@ -4,6 +4,7 @@ use crate::observed::SocketCall;
 use nix::errno::Errno;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 /// What is judged and told by programs in the kernel, beside the calls that are stopped at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,11 +19,23 @@ pub struct Hooks {
     /// The system calls of which what is refused is reported, and what is let go is counted
     /// ([`crate::observed::Observation::Passed`]).
     pub counted: Vec<SocketCall>,
-    /// Control data of messages are to be judged too, so that sendmsg and sendmmsg need not be stopped at. Where the
-    /// kernel has no hook for that, the backend stops at them all the same.
+    /// Control data of messages are to be judged too, so that sendmsg need not be stopped at. Where the kernel has no hook
+    /// for that, the backend stops at it all the same.
     pub messages: bool,
     /// The operations of an io_uring to report.
     pub requests: Vec<SocketCall>,
+    /// An io_uring may be had, because its operations are judged as calls are. Where the kernel has no hooks for that,
+    /// the backend stops at `io_uring_setup` all the same.
+    pub rings: bool,
+    /// Level and name of socket options that an io_uring may not set: of system calls, their values are judged.
+    pub options: Vec<(i32, i32)>,
+    /// Paths of UNIX sockets that may not be connected to, where the kernel has a hook for that.
+    pub closed_paths: Vec<PathBuf>,
+    /// Where the outside may be served, for every local address; `None` where anybody may be. Where the kernel has no
+    /// hooks for that, the backend stops at bind, listen and accept all the same.
+    pub served: Option<Vec<Network>>,
+    /// Calls that serve are not to be stopped at, because `served` is judged in the kernel.
+    pub serving: bool,
     /// Of which of these calls the stack is told too.
     pub stacks: StacksOf,
     /// Where connections lead that would be refused, where that can be. By backends whose
@@ -41,15 +54,34 @@ pub struct Holes {
     pub v6: Vec<u16>,
 }
 
-/// The system calls that send messages with control data.
-pub const MESSAGES: [SocketCall; 2] = [SocketCall::Sendmsg, SocketCall::Sendmmsg];
+/// The system calls by which the outside is served.
+pub const SERVING: [SocketCall; 4] =
+    [SocketCall::Bind, SocketCall::Listen, SocketCall::Accept, SocketCall::Accept4];
 
 impl Hooks {
     /// Leaves messages to who stops at them.
     pub fn forget_messages(&mut self) {
         self.messages = false;
-        self.calls.retain(|call| !MESSAGES.contains(call));
-        self.counted.retain(|call| !MESSAGES.contains(call));
+        self.forget(&[SocketCall::Sendmsg]);
+    }
+
+    /// Leaves rings to who stops at their making.
+    pub fn forget_rings(&mut self) {
+        self.rings = false;
+        self.requests.clear();
+        self.options.clear();
+    }
+
+    /// Leaves local addresses to who stops at bind, listen and accept.
+    pub fn forget_serving(&mut self) {
+        self.serving = false;
+        self.served = None;
+        self.forget(&SERVING);
+    }
+
+    fn forget(&mut self, calls: &[SocketCall]) {
+        self.calls.retain(|call| !calls.contains(call));
+        self.counted.retain(|call| !calls.contains(call));
     }
 
     /// Whether nobody asks for what is let go: the hooks can tell the rest by themselves.

@@ -11,25 +11,30 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 macro_rules! socket_calls {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// The operations on sockets that can be watched.
+    ({ $($(#[$doc:meta])* $variant:ident = $name:literal,)* }
+     { $($(#[$only_doc:meta])* $only:ident = $only_name:literal,)* }) => {
+        /// Operations on sockets.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum SocketCall { $($(#[$doc])* $variant,)* }
+        pub enum SocketCall { $($(#[$doc])* $variant,)* $($(#[$only_doc])* $only,)* }
 
         impl SocketCall {
-            /// All of them.
+            /// Those that can be watched.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Those that are told where they are refused, and can't be watched.
+            pub const UNWATCHED: &'static [Self] = &[$(Self::$only,)*];
 
             /// The system call's name, as in syscalls(2).
             #[must_use]
             pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
+                match self { $(Self::$variant => $name,)* $(Self::$only => $only_name,)* }
             }
         }
     };
 }
 
 socket_calls! {
+{
     /// bind(2)
     Bind = "bind",
     /// connect(2)
@@ -52,6 +57,13 @@ socket_calls! {
     Recvmsg = "recvmsg",
     /// recvmmsg(2)
     Recvmmsg = "recvmmsg",
+}
+{
+    /// socket(2)
+    Socket = "socket",
+    /// setsockopt(2)
+    Setsockopt = "setsockopt",
+}
 }
 
 /// What is to be watched.

@@ -75,7 +75,12 @@ GLOBAL int emit_batch(struct call *call, s64 count)
 // Who leaks dies before it runs another instruction.
 INLINE void punish(struct call *call)
 {
-	if ((judges == KILL || judges == KILL_TREE) && (call->verdict & LEAKS))
+	u8 *member;
+
+	if (!kills())
+		return;
+	member = map_lookup(&tree, &call->tgid);
+	if ((call->verdict & LEAKS) || (member && *member == DOOMED))
 		send_signal(SIGKILL);
 }
 
@@ -124,14 +129,14 @@ out:
 	return 0;
 }
 
-// The call on whose behalf a hook runs.
-INLINE struct call *call_in_hook(void)
+// The call on whose behalf a hook runs for such an operation.
+INLINE struct call *call_in_hook(u8 op)
 {
 	struct task_struct *task = current_task();
 	u32 tid = READ(task->pid);
 	struct io_worker *worker = 0;
+	struct call *thread, *call;
 	struct io_wq_work *work;
-	struct call *call;
 	u64 request;
 
 	// A ring's own thread (SQPOLL) is marked as a worker too, but has no work queue.
@@ -143,10 +148,14 @@ INLINE struct call *call_in_hook(void)
 			return 0;
 		request = (u64)work - OFFSET_OF(((struct io_kiocb *)0)->work);
 	} else {
-		call = map_lookup(&calls, &tid);
-		if (!call || call->op != OP_IO_URING_ENTER)
+		thread = map_lookup(&calls, &tid);
+		if (!thread || thread->op != OP_IO_URING_ENTER)
+			return thread;
+		request = thread->connecting;
+		call = op == OP_CONNECT ? map_lookup(&requests, &request) : 0;
+		if (call)
 			return call;
-		request = call->request;
+		request = thread->request;
 	}
 	return map_lookup(&requests, &request);
 }
@@ -191,7 +200,7 @@ INLINE int keep(struct call *call, struct bpf_sock_addr *context, int six, be32 
 
 INLINE int on_address(struct bpf_sock_addr *context, int six, u8 op)
 {
-	struct call *call = tells_refusals_alone ? 0 : call_in_hook();
+	struct call *call = tells_refusals_alone ? 0 : call_in_hook(op);
 	int verdict = 1;
 	be32 ip4 = 0, ip6[4] = {};
 	u16 port = context->user_port;

@@ -3,7 +3,7 @@
 // hooks in between tell its address, on the submitting thread, the ring's own, or a worker.
 #pragma once
 
-#include "emit.h"
+#include "calls.h"
 
 // enum io_uring_op of <linux/io_uring.h>
 INLINE u8 operation_of_request(u8 opcode)
@@ -43,8 +43,13 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	struct call *call, *thread;
 	int compat;
 
-	if (op == OP_NONE)
+	thread = map_lookup(&calls, &tid);
+	if (op == OP_NONE) {
+		// What the hooks see now is this request's, not the one's before.
+		if (thread)
+			thread->request = 0;
 		return 0;
+	}
 	tgid = READ(task->tgid);
 	uid = (u32)current_uid_gid();
 	if (!is_wanted(task, tgid, uid, 1))
@@ -52,15 +57,17 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	call = map_lookup(&scratch, &zero);
 	if (!call)
 		return 0;
-	thread = map_lookup(&calls, &tid);
 	compat = thread && thread->abi == ABI_COMPAT;
 	if (thread) {
 		thread->request = key;
+		if (op == OP_CONNECT)
+			thread->connecting = key;
 	} else {
 		// The ring's own thread (SQPOLL), which enters no system call.
 		clear(call);
 		call->op = OP_IO_URING_ENTER;
 		call->request = key;
+		call->connecting = op == OP_CONNECT ? key : 0;
 		map_update(&calls, &tid, call, ANY);
 	}
 	clear(call);
@@ -102,6 +109,7 @@ SECTION("tp_btf/io_uring_complete") int request_complete(u64 *context)
 		note_listener(call);
 	if (wanted_requests & (1u << call->op))
 		emit_call(call, result, HAS_RESULT);
+	punish(call);
 	map_delete(&requests, &key);
 	return 0;
 }

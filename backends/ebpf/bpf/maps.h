@@ -29,8 +29,10 @@ const volatile u32 wanted_processes;
 struct call {
 	u64 args[6];
 	u64 sk;
-	// The io_uring request that the thread issues.
+	// The io_uring request that the thread was given last, and the last that connects: of linked requests, the one that
+	// is given last isn't the first to be done.
 	u64 request;
+	u64 connecting;
 	// The socket that accept gave.
 	u64 accepted;
 	// When its stack was taken.

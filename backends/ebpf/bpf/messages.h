@@ -3,7 +3,7 @@
 // give a packet another way than its destination's, and datagrams that name no destination.
 #pragma once
 
-#include "calls.h"
+#include "guards.h"
 
 // struct cmsghdr, in the machine's own layout: the kernel has converted what 32-bit callers gave.
 struct control {
@@ -16,6 +16,10 @@ struct control {
 #define MOST_CONTROLS 16
 // MAX_IPOPTLEN
 #define MOST_OPTIONS 40
+#define IPOPT_END 0
+#define IPOPT_NOOP 1
+#define IPOPT_LSRR 0x83
+#define IPOPT_SSRR 0x89
 
 #define SOL_IP 0
 #define SOL_SOCKET 1
@@ -28,19 +32,31 @@ struct control {
 #define IPV6_PKTINFO 50
 #define IPV6_RTHDR 57
 
-// Whether IP options (RFC 791) may hold a loose or strict source route: what looks like one counts, wherever it stands.
+// Whether IP options (RFC 791: a byte that ends them or does nothing, or type, length and data) hold a loose or strict
+// source route. Nonsense is taken for one, as by the pipeline (src/operation/decode.rs).
 GLOBAL int has_source_route(u64 options, u64 length)
 {
-	u8 bytes[MOST_OPTIONS] = {};
-	u32 index;
+	u8 bytes[MOST_OPTIONS + 1] = {};
+	u32 index, skipped = 0;
 
 	if (length > MOST_OPTIONS)
 		length = MOST_OPTIONS;
 	if (length && read_kernel(bytes, length, (void *)options))
 		return 1;
-	for (index = 0; index < MOST_OPTIONS; index++) {
-		if (bytes[index] == 0x83 || bytes[index] == 0x89)
+	for (index = 0; index < MOST_OPTIONS && index < length; index++) {
+		if (skipped) {
+			skipped--;
+			continue;
+		}
+		if (bytes[index] == IPOPT_END)
+			return 0;
+		if (bytes[index] == IPOPT_NOOP)
+			continue;
+		if (bytes[index] == IPOPT_LSRR || bytes[index] == IPOPT_SSRR)
 			return 1;
+		if (index + 1 >= length || bytes[index + 1] < 2)
+			return 1;
+		skipped = bytes[index + 1] - 1;
 	}
 	return 0;
 }
@@ -162,63 +178,49 @@ INLINE int is_this_host(const struct prefix *to)
 
 // Every message of every socket passes here: those of UNIX sockets, and those that neither carry control data nor go
 // without a destination, which the hooks on addresses judge, at almost no cost.
+//
+// Not every message of a sendmmsg does, but of those in a row to the same destination the first alone (net/socket.c,
+// `____sys_sendmsg`).
 SECTION("lsm/socket_sendmsg") long on_message(u64 *context)
 {
 	struct socket *socket = (struct socket *)context[0];
 	struct msghdr *message = (struct msghdr *)context[1];
-	struct task_struct *task = current_task_direct();
 	struct prefix to = { .length = 128 };
+	struct refusal_of what = { .op = OP_SENDMSG };
 	struct sock *sk = socket->sk;
-	struct socket_kind kind = {};
-	struct entry entry = {};
 	u64 name, controls;
-	int way = BY_DESTINATION, leaks, has;
-	struct call *call;
-	u16 port = 0;
-	u32 tgid;
+	int leaks, has, foreign;
 
 	if (!sk)
 		return 0;
-	kind.family = sk->__sk_common.skc_family;
-	if (!is_inet(kind.family))
+	look_at_kind(&what.kind, sk);
+	if (what.kind.family == AF_UNIX)
 		return 0;
-	kind.type = READ(sk->sk_type);
+	// Nobody of the tree has made such a socket.
+	foreign = !is_hooked(&what.kind);
+	if (!foreign && !is_inet(what.kind.family))
+		return 0;
 	name = (u64)message->msg_name;
 	controls = message->msg_controllen;
-	if (!controls && (name || kind.type != SOCK_DGRAM))
+	if (!foreign && !controls && (name || what.kind.type != SOCK_DGRAM))
 		return 0;
-	tgid = task->tgid;
-	if (!map_lookup(&tree, &tgid))
+	if (!member_of(current_task_direct()))
 		return 0;
-	kind.protocol = READ(sk->sk_protocol);
+	if (foreign)
+		return judges > JUDGE_ONLY ? refuse(&what, sk) : 0;
 	if (controls)
-		way = way_of((u64)message->msg_control, controls);
+		what.way = way_of((u64)message->msg_control, controls);
 	// A stream goes where its connection goes.
-	if (way == CHOSEN && kind.type == SOCK_STREAM)
-		way = BY_DESTINATION;
-	has = name ? named_destination(&to, &port, name, message->msg_namelen)
-		   : connected_to(&to, &port, sk, kind.family);
-	leaks = way == SOURCE_ROUTED || way == UNTOLD || (way == CHOSEN && has && is_this_host(&to));
+	if (what.way == CHOSEN && what.kind.type == SOCK_STREAM)
+		what.way = BY_DESTINATION;
+	has = name ? named_destination(&to, &what.port, name, message->msg_namelen)
+		   : connected_to(&to, &what.port, sk, what.kind.family);
+	leaks = what.way == SOURCE_ROUTED || what.way == UNTOLD || (what.way == CHOSEN && has && is_this_host(&to));
 	// Where leaks are only recorded, the call's end tells them.
-	if (!leaks && has && !name && judges > JUDGE_ONLY && kind.protocol == IPPROTO_UDP)
-		leaks = !is_allowed(&to, kind.protocol, port);
+	if (!leaks && has && !name && judges > JUDGE_ONLY && what.kind.protocol == IPPROTO_UDP)
+		leaks = !is_allowed(&to, what.kind.protocol, what.port);
 	if (!leaks)
 		return 0;
-	call = tells_refusals_alone ? 0 : call_in_hook();
-	if (call) {
-		end_message(call);
-		call->way = way;
-		call->verdict |= JUDGED | LEAKS;
-	}
-	if (judges == JUDGE_ONLY && !is_ending())
-		return 0;
-	if (call && has) {
-		call->name_length = write_name(call->name, &to, port);
-		call->source = FROM_HOOK;
-	}
-	if (tells_refusals_alone)
-		look_at_entry(&entry, task);
-	if (is_untold(call))
-		emit_refusal(&kind, &entry, has ? &to : 0, port, way, OP_SENDMSG);
-	return refused;
+	what.to = has ? &to : 0;
+	return refuse(&what, sk);
 }

@@ -9,27 +9,36 @@
 // The call that the running thread is in, by the registers with which it entered it.
 struct entry {
 	u64 args[6];
+	// Of a call or of a ring that is entered; 0 in a ring's own threads.
 	struct pt_regs *regs;
+	// OP_NONE: it is no call of these, or a ring's operation.
 	u8 op;
 	u8 abi;
+	u8 of_ring;
 };
 
-// Not of what a ring's worker does: that is no call.
 INLINE void look_at_entry(struct entry *entry, struct task_struct *task)
 {
-	int compat = is_compat(task);
+	int compat = is_compat(task), works = !!(task->flags & PF_IO_WORKER);
+	struct pt_regs *regs = registers_of(task);
 	u32 words[6] = {};
 
-	entry->regs = registers_of(task);
+	entry->op = works ? OP_IO_URING_ENTER : operation_of(call_number(regs), compat);
 	entry->abi = compat ? ABI_COMPAT : ABI_NATIVE;
-	entry->op = task->flags & PF_IO_WORKER ? OP_NONE : operation_of(call_number(entry->regs), compat);
-	arguments(entry->args, entry->regs, compat);
+	entry->regs = works ? 0 : regs;
+	if (entry->op == OP_IO_URING_ENTER) {
+		entry->op = OP_NONE;
+		entry->of_ring = 1;
+		entry->abi = compat ? ABI_IO_URING_COMPAT : ABI_IO_URING;
+		return;
+	}
+	arguments(entry->args, regs, compat);
 	if (entry->op != OP_SOCKETCALL)
 		return;
 	entry->op = multiplexed(entry->args[0]);
-	// Those that reach the hooks have three arguments at least: the descriptor, and an address or a message.
-	if (read_user(words, sizeof(words), (void *)entry->args[1]))
-		read_user(words, 12, (void *)entry->args[1]);
+	// Those that reach the hooks have two arguments (listen), three, or more.
+	if (read_user(words, sizeof(words), (void *)entry->args[1]) && read_user(words, 12, (void *)entry->args[1]))
+		read_user(words, 8, (void *)entry->args[1]);
 	entry->args[0] = words[0];
 	entry->args[1] = words[1];
 	entry->args[2] = words[2];
@@ -66,10 +75,28 @@ INLINE int is_untold(struct call *call)
 	return !call || (!is_request(call) && !(wanted_ops & (1u << call->op)));
 }
 
-// `to` may be 0: there is no address.
-INLINE void emit_refusal(const struct socket_kind *kind, struct entry *entry, const struct prefix *to, u16 port, u8 way,
-			 u8 op)
+// What is refused.
+struct refusal_of {
+	struct socket_kind kind;
+	// A destination, or what is bound; 0: there is none.
+	const struct prefix *to;
+	// Or a UNIX socket's name, a sockaddr_un, of a length that isn't 0.
+	const u8 *name;
+	// Or the address that a socket is bound to.
+	struct sock *bound;
+	u16 name_length;
+	u16 port;
+	// `enum way`
+	u8 way;
+	// What the hook sees of the operation.
+	u8 op;
+};
+
+#define UNIX_NAME 110
+
+INLINE void emit_refusal(const struct refusal_of *what, struct entry *entry)
 {
+	int refuses = judges > JUDGE_ONLY || is_ending();
 	struct record *record = reserve(KIND_CALL);
 	struct task_struct *task = current_task_direct();
 	u64 time, pointer;
@@ -80,17 +107,28 @@ INLINE void emit_refusal(const struct socket_kind *kind, struct entry *entry, co
 	record->tid = task->pid;
 	record->uid = uid_of(task);
 	read_kernel(record->comm, sizeof(record->comm), (void *)__builtin_preserve_access_index(&task->comm));
-	record->result = -(s64)refusal;
+	record->result = refuses ? -(s64)refusal : 0;
 	record->fd = -1;
-	record->op = op;
-	record->abi = ABI_UNKNOWN;
-	record->source = to ? FROM_HOOK : FROM_NOWHERE;
-	record->flags = HAS_RESULT | HAS_SOCKET | JUDGED | LEAKS;
-	record->family = kind->family;
-	record->type = kind->type;
-	record->protocol = kind->protocol;
-	record->way = way;
-	record->name_length = to ? write_name(record->name, to, port) : 0;
+	record->op = what->op;
+	record->abi = entry->of_ring ? entry->abi : ABI_UNKNOWN;
+	record->flags = (refuses ? HAS_RESULT : 0) | HAS_SOCKET | JUDGED | LEAKS;
+	record->family = what->kind.family;
+	record->type = what->kind.type;
+	record->protocol = what->kind.protocol;
+	record->way = what->way;
+	record->source = what->to || what->name_length ? FROM_HOOK : FROM_NOWHERE;
+	if (what->to) {
+		record->name_length = write_name(record->name, what->to, what->port);
+	} else if (what->name_length) {
+		record->name_length = what->name_length;
+		__builtin_memcpy(record->name, what->name, UNIX_NAME);
+	} else {
+		record->name_length = 0;
+	}
+	if (what->bound && is_inet(what->kind.family)) {
+		local_of(&record->local, what->bound, what->kind.family);
+		record->flags |= HAS_LOCAL;
+	}
 	if (entry->op != OP_NONE) {
 		record->op = entry->op;
 		record->abi = entry->abi;
@@ -101,12 +139,12 @@ INLINE void emit_refusal(const struct socket_kind *kind, struct entry *entry, co
 			if (pointer)
 				add_scope(record->name, pointer);
 		}
-		if (tells_refusals_alone && wanted_stacks) {
-			time = emit_stack(record->tid, entry->regs);
-			if (time) {
-				record->time = time;
-				record->flags |= HAS_STACK;
-			}
+	}
+	if (tells_refusals_alone && wanted_stacks && entry->regs && (entry->op != OP_NONE || entry->of_ring)) {
+		time = emit_stack(record->tid, entry->regs);
+		if (time) {
+			record->time = time;
+			record->flags |= HAS_STACK;
 		}
 	}
 	ring_submit(record, 0);
@@ -136,12 +174,34 @@ INLINE void count_passed(struct task_struct *task, u8 *member, u8 op)
 	ring_submit(record, 0);
 }
 
+INLINE int kills(void)
+{
+	return judges == KILL || judges == KILL_TREE;
+}
+
+// Whether it is such an operation that a hook is asked about: a ring may be at another one than it took last (links),
+// and be at work at the end of any call.
+INLINE int fits(struct call *call, u8 op)
+{
+	switch (op) {
+	case OP_SENDMSG:
+		return call->op == OP_SENDMSG || call->op == OP_SENDTO || call->op == OP_SENDMMSG;
+	case OP_ACCEPT:
+		return call->op == OP_ACCEPT || call->op == OP_ACCEPT4;
+	case OP_SOCKET:
+	case OP_SETSOCKOPT:
+		return 0;
+	default:
+		return call->op == op || call->op == OP_SOCKETCALL;
+	}
+}
+
 // The point of verdict: 0 refuses.
 INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32 ip4, const be32 *ip6, u16 port, u8 op)
 {
 	struct task_struct *task = current_task_direct();
 	struct prefix to = { .length = 128 };
-	struct socket_kind kind;
+	struct refusal_of what = {};
 	struct entry entry = {};
 	u32 tgid = task->tgid;
 	u8 *member, diversion = NOT_ASKED;
@@ -161,13 +221,15 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 	// Also where leaks are only recorded: nobody records any more.
 	ending = is_ending();
 	leaks |= ending;
+	if (call && leaks && is_request(call) && !fits(call, op))
+		call = 0;
 	if (call)
 		call->verdict |= leaks ? JUDGED | LEAKS : JUDGED;
 	if (tells_refusals_alone)
 		look_at_entry(&entry, task);
 	if (!leaks || (judges == JUDGE_ONLY && !ending)) {
 		if (tells_refusals_alone)
-			count_passed(task, member, entry.op);
+			count_passed(task, member, entry.of_ring ? op : entry.op);
 		return 1;
 	}
 	if (judges == KILL_TREE)
@@ -184,11 +246,22 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 			return 0;
 		}
 	}
+	// At the end of the call, or of a ring's operation.
+	if (kills())
+		*member = DOOMED;
 	if (is_untold(call)) {
-		kind.family = context->family;
-		kind.type = context->type;
-		kind.protocol = context->protocol;
-		emit_refusal(&kind, &entry, &to, port, BY_DESTINATION, op);
+		// Of calls, those that aren't followed to their end are told as of unknown origin, and ended by who hears it.
+		if (!tells_refusals_alone)
+			look_at_entry(&entry, task);
+		if (!tells_refusals_alone && !entry.of_ring)
+			entry.op = OP_NONE;
+		what.kind.family = context->family;
+		what.kind.type = context->type;
+		what.kind.protocol = context->protocol;
+		what.to = &to;
+		what.port = port;
+		what.op = op;
+		emit_refusal(&what, &entry);
 	}
 	if (refusal != EPERM)
 		set_return(-(int)refusal);

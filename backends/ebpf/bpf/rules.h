@@ -48,16 +48,22 @@ struct {
 	struct ports *value;
 } port_sets MAP;
 
-// Whether the rules let such a socket send there; `port` in network byte order. What can't be told is refused.
-SUBPROGRAM int is_allowed(struct prefix *to, u32 protocol, u32 port)
+// Local addresses that may be bound and served.
+struct {
+	TYPE(MAP_LPM_TRIE);
+	ENTRIES(65536);
+	FLAGS(NO_PREALLOCATION);
+	struct prefix *key;
+	u32 *value;
+} served MAP;
+
+// Whether a set of ports has this one, in network byte order.
+INLINE int has_port(u32 *index, u32 protocol, u32 port)
 {
-	u32 *index, number;
 	struct ports *set;
+	u32 number;
 	u8 byte;
 
-	if (!to)
-		return 0;
-	index = map_lookup(&networks, to);
 	if (!index)
 		return 0;
 	set = map_lookup(&port_sets, index);
@@ -69,6 +75,18 @@ SUBPROGRAM int is_allowed(struct prefix *to, u32 protocol, u32 port)
 	else
 		byte = set->others[(number >> 3) & 8191];
 	return (byte >> (number & 7)) & 1;
+}
+
+// Whether the rules let such a socket send there; `port` in network byte order. What can't be told is refused.
+SUBPROGRAM int is_allowed(struct prefix *to, u32 protocol, u32 port)
+{
+	return to ? has_port(map_lookup(&networks, to), protocol, port) : 0;
+}
+
+// Whether the rules let the outside be served at a local address.
+SUBPROGRAM int is_served(struct prefix *at, u32 port)
+{
+	return at ? has_port(map_lookup(&served, at), IPPROTO_TCP, port) : 0;
 }
 
 INLINE int is_ending(void)

@@ -20,6 +20,9 @@ enum operation {
 	// i386: which operation it is stands in its first argument.
 	OP_SOCKETCALL,
 	OP_IO_URING_ENTER,
+	// Told where LSM programs refuse them, and never asked for.
+	OP_SOCKET,
+	OP_SETSOCKOPT,
 };
 
 enum abi { ABI_NATIVE, ABI_COMPAT, ABI_IO_URING, ABI_IO_URING_COMPAT, ABI_UNKNOWN };
@@ -123,6 +126,8 @@ enum member {
 	IS_KNOWN = 1,
 	// It made a call that was counted, and that was told.
 	HAS_ACTED,
+	// It leaked, and dies for it.
+	DOOMED,
 };
 
 // Settings, fixed when the programs are loaded.

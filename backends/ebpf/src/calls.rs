@@ -16,12 +16,14 @@ pub fn code(call: SocketCall) -> u8 {
         SocketCall::Recvfrom => 9,
         SocketCall::Recvmsg => 10,
         SocketCall::Recvmmsg => 11,
+        SocketCall::Socket => 14,
+        SocketCall::Setsockopt => 15,
     }
 }
 
 /// The operation of a code.
 pub fn call(code_of: u8) -> Option<SocketCall> {
-    SocketCall::ALL.iter().copied().find(|call| code(*call) == code_of)
+    SocketCall::ALL.iter().chain(SocketCall::UNWATCHED).copied().find(|call| code(*call) == code_of)
 }
 
 const SOCKETCALL: u8 = 12;
@@ -47,6 +49,8 @@ fn number(call: SocketCall) -> libc::c_long {
         SocketCall::Recvfrom => libc::SYS_recvfrom,
         SocketCall::Recvmsg => libc::SYS_recvmsg,
         SocketCall::Recvmmsg => libc::SYS_recvmmsg,
+        SocketCall::Socket => libc::SYS_socket,
+        SocketCall::Setsockopt => libc::SYS_setsockopt,
     }
 }
 
@@ -81,7 +85,7 @@ mod tests {
         let header = include_str!("../bpf/shared.h");
         let list = header.split_once("enum operation {").unwrap().1.split_once('}').unwrap().0;
         let names: Vec<_> = list.lines().filter_map(|line| line.trim().strip_prefix("OP_")).collect();
-        for call in SocketCall::ALL {
+        for call in SocketCall::ALL.iter().chain(SocketCall::UNWATCHED) {
             let expected = format!("{},", call.name().to_ascii_uppercase());
             assert_eq!(names[usize::from(code(*call))], expected);
             assert_eq!(super::call(code(*call)), Some(*call));

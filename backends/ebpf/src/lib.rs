@@ -19,7 +19,8 @@
 //!
 //! The same hooks then judge: where the calling thread's process belongs to the tree (a map of process ids that
 //! fork and exit keep), the address is looked up in the compiled rules (`rules.rs`), and refused if need be. What
-//! they don't see is held up by a seccomp filter (`run.rs`). Where what is let go is not to be told, the hooks count it,
+//! they don't see is held up by a seccomp filter (`run.rs`), or judged by LSM programs where the kernel takes them
+//! (`guards.rs`): with these an io_uring needn't be refused. Where what is let go is not to be told, the hooks count it,
 //! tell what they refuse by themselves, and nothing is attached to system calls at all (`bpf/refusals.h`). Who leaks is killed at the end of its call by the
 //! kernel itself. If this process dies, a guardian (`guardian.rs`) keeps the programs in place and ends the tree.
 //!
@@ -34,13 +35,14 @@
 //! # Limits
 //!
 //! - Process ids are those of the initial pid namespace.
-//! - io_uring: Linux 6.3; of multishot requests the last completion alone.
+//! - io_uring: Linux 6.0; of multishot requests the last completion alone.
 //! - x32 calls are not seen.
 
 mod calls;
 mod capture;
 mod cgroup;
 mod guardian;
+mod guards;
 mod maps;
 mod probe;
 mod programs;

@@ -2,9 +2,8 @@
 
 use crate::capture::{self, Capture};
 use crate::cgroup;
-use crate::programs::{
-    Aim, HOOKS, MESSAGE_HOOK, NAMING_HOOKS, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK,
-};
+use crate::guards::Guard;
+use crate::programs::{Aim, HOOKS, NAMING_HOOKS, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::captured::Wanted;
@@ -30,9 +29,15 @@ pub fn findings() -> Vec<Finding> {
     findings.push(cgroup_root());
     if findings.iter().all(|finding| finding.works != Some(false)) {
         findings.extend(programs());
-        let sees_requests = findings.iter().all(|it| it.works == Some(true) || !it.what.contains("io_uring"));
+        let has = |names: &[&str]| {
+            let is_lacking =
+                |it: &Finding| it.works != Some(true) && names.iter().any(|name| it.what.ends_with(name));
+            !findings.iter().any(is_lacking)
+        };
+        let sees_rings = has(&["/io_uring_submit_req", "/io_uring_complete"]);
+        let judges_rings = has(&Guard::ALL.map(Guard::hook));
         findings.push(capturing());
-        findings.extend(for_running(sees_requests));
+        findings.extend(for_running(sees_rings, judges_rings));
     }
     findings
 }
@@ -49,7 +54,7 @@ pub fn require() -> Result<(), BackendError> {
 }
 
 /// What running PROGRAM needs besides, and what can't be had.
-fn for_running(sees_requests: bool) -> Vec<Finding> {
+fn for_running(sees_rings: bool, judges_rings: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(BackendError::Unavailable(why)) = require_own_pids() {
         findings.push(finding("running PROGRAM", None, format!("{why}: --all works")));
@@ -60,16 +65,21 @@ fn for_running(sees_requests: bool) -> Vec<Finding> {
             format!("what the hooks don't see is held up by seccomp, which lacks {}: --all works", missing.what);
         findings.push(finding("running PROGRAM", None, why));
     }
-    let seen = if sees_requests { "io_urings and UDP-Lite are" } else { "UDP-Lite is" };
+    let rings = match (sees_rings, judges_rings) {
+        (true, true) => "an io_uring's operations are seen, and judged where leaks are refused",
+        (true, false) => {
+            "an io_uring's operations are seen with --on-leak log; io_urings are refused where leaks are"
+        }
+        (false, _) => {
+            "with --on-leak log, io_urings are told when they are made; where leaks are refused, so are they"
+        }
+    };
     let limits = format!(
         "no --on-leak core, no --isolate, --dns redirect, --socks-...;\n\
          no stacks of who is killed;\n\
-         {seen} seen with --on-leak log, and refused as a whole where leaks are"
+         UDP-Lite is seen with --on-leak log, and refused as a whole where leaks are;\n{rings}"
     );
     findings.push(finding("running PROGRAM", None, limits));
-    if !sees_requests {
-        findings.push(finding("running PROGRAM", None, "io_urings are judged as a whole, when they are made"));
-    }
     findings
 }
 
@@ -148,14 +158,13 @@ fn diverting() -> Finding {
     let scope =
         Scope { calls: vec![SocketCall::Connect], states: false, filters: Filters::default(), attaches: false };
     let hooks = Hooks {
-        networks: Vec::new(),
-        refusal: Some(Refusal { errno: Errno::EPERM, then: Then::GoesOn }),
         calls: scope.calls.clone(),
         counted: Vec::new(),
         messages: false,
-        requests: Vec::new(),
+        rings: false,
         stacks: StacksOf::Nothing,
         holes: Some(Holes { namespace: 0, v4: vec![1], v6: vec![1] }),
+        ..sample()
     };
     let loaded = Programs::load(Aim { scope: &scope, hooks: Some(&hooks) }).map_err(|error| error.to_string());
     let loaded = loaded.and_then(|mut programs| {
@@ -170,13 +179,40 @@ fn diverting() -> Finding {
     }
 }
 
-/// The hook on messages: asked in a trial.
-fn messages(programs: &mut Programs) -> Finding {
-    let works = programs.load_message_hook().and_then(|()| programs.try_lsm());
-    let name = format!("lsm/{MESSAGE_HOOK}");
-    match works {
-        Ok(()) => finding(name, Some(true), "asked in a trial"),
-        Err(why) => finding(name, None, format!("{why}: sendmsg and sendmmsg are held up by seccomp")),
+/// LSM programs: each loaded as for a run that refuses, and one asked in a trial.
+fn guards(scope: &Scope) -> Vec<Finding> {
+    let mut programs = match Programs::load(Aim { scope, hooks: Some(&sample()) }) {
+        Ok(programs) => programs,
+        Err(error) => return vec![finding("BPF maps of rules", Some(false), error.to_string())],
+    };
+    let asked = programs.try_lsm();
+    let row = |guard: Guard| {
+        let name = format!("lsm/{}", guard.hook());
+        match programs.load_guard(guard).and_then(|()| asked.clone()) {
+            Ok(()) if guard == Guard::Messages => finding(name, Some(true), "asked in a trial"),
+            Ok(()) => finding(name, Some(true), "loaded in a trial"),
+            Err(why) => finding(name, None, format!("{why}: {}", guard.without())),
+        }
+    };
+    Guard::ALL.into_iter().map(row).collect()
+}
+
+/// A run that refuses.
+fn sample() -> Hooks {
+    Hooks {
+        networks: Vec::new(),
+        refusal: Some(Refusal { errno: Errno::EPERM, then: Then::GoesOn }),
+        calls: Vec::new(),
+        counted: vec![SocketCall::Connect, SocketCall::Sendto, SocketCall::Sendmsg],
+        messages: true,
+        requests: Vec::new(),
+        rings: true,
+        options: Vec::new(),
+        closed_paths: Vec::new(),
+        served: None,
+        serving: false,
+        stacks: StacksOf::Leaks,
+        holes: None,
     }
 }
 
@@ -204,7 +240,7 @@ fn programs() -> Vec<Finding> {
         });
     }
     findings.push(diverting());
-    findings.push(messages(&mut programs));
+    findings.extend(guards(&scope));
     findings.push(match programs.load_iterator() {
         Ok(()) => finding("iter/task_file", Some(true), "loaded in a trial"),
         Err(why) => {

@@ -1,11 +1,13 @@
 //! The programs: loaded, and attached by descriptors, so that they go when this process does.
 
 use crate::calls;
+use crate::guards::Guard;
 use crate::maps::{self, broken, broken_by, failed, of, open};
 use crate::rules::Tables;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Iter, Lsm, SockOps};
+use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfLoader};
 use nix::unistd::Pid;
 use sockstrace_backend::BackendError;
@@ -13,7 +15,8 @@ use sockstrace_backend::hooks::{Holes, Hooks, StacksOf, Then};
 use sockstrace_backend::observed::{Scope, SocketCall};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// The tracepoints, with the program for each: without the first ones nothing is seen.
 pub const TRACEPOINTS: [(&str, &str, Need); 8] = [
@@ -48,9 +51,9 @@ const ON_CONNECTING: &str = "about_to_connect";
 /// What is lost without a hook.
 pub const WITHOUT_HOOK: &str = "addresses are read from the caller's memory, which another thread may change";
 
-/// The hook on messages, and the program for it.
-pub const MESSAGE_HOOK: &str = "socket_sendmsg";
-const ON_MESSAGE: &str = "on_message";
+/// Names that tracepoints had before, and since which Linux they had the same arguments.
+const FORMER_NAMES: [(&str, &str, KernelVersion); 1] =
+    [("io_uring_submit_req", "io_uring_submit_sqe", KernelVersion::new(6, 0, 0))];
 
 /// Whether a program can be done without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +92,14 @@ pub struct TreeMaps {
     /// Nothing is let through any more where its one value isn't 0.
     pub ending: OwnedFd,
 }
+
+/// `struct path` of bpf/guards.h
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PathKey([u8; 108]);
+
+// SAFETY: an array of bytes.
+unsafe impl aya::Pod for PathKey {}
 
 /// Programs in the kernel.
 pub struct Programs {
@@ -204,7 +215,8 @@ impl Programs {
         let object = OBJECT.ok_or_else(|| BackendError::Unavailable(NO_PROGRAMS.into()))?;
         let btf = btf()?;
         let settings = Settings::of(aim);
-        let tables = aim.hooks.map(|hooks| Tables::of(&hooks.networks)).transpose()?.unwrap_or_default();
+        let served = |hooks: &Hooks| Tables::of(&hooks.networks, hooks.served.as_deref().unwrap_or_default());
+        let tables = aim.hooks.map(served).transpose()?.unwrap_or_default();
         let own = std::process::id();
         // Maps that hold nothing cost time all the same.
         let room = |wanted: bool, entries| if wanted { entries } else { 1 };
@@ -242,6 +254,9 @@ impl Programs {
         let mut programs = Self { bpf, btf, limits: Vec::new(), sees_requests: true };
         programs.fill(aim)?;
         programs.fill_rules(&tables)?;
+        if let Some(hooks) = aim.hooks {
+            programs.fill_guards(hooks)?;
+        }
         if let Some(holes) = aim.hooks.and_then(|hooks| hooks.holes.as_ref()) {
             programs.fill_holes(holes)?;
         }
@@ -285,11 +300,27 @@ impl Programs {
         for (index, set) in (0_u32..).zip(tables.port_sets()) {
             sets.set(index, set, 0).map_err(failed("port_sets"))?;
         }
-        let mut networks: LpmTrie<&mut MapData, [u8; 16], u32> = self.map("networks")?;
-        for (prefix, ip, set) in tables.networks() {
-            networks.insert(&Key::new(*prefix, *ip), set, 0).map_err(failed("networks"))?;
+        for (name, entries) in [("networks", tables.networks()), ("served", tables.served())] {
+            let mut networks: LpmTrie<&mut MapData, [u8; 16], u32> = self.map(name)?;
+            for (prefix, ip, set) in entries {
+                networks.insert(&Key::new(*prefix, *ip), set, 0).map_err(failed(name))?;
+            }
         }
         Ok(())
+    }
+
+    /// Options and paths that LSM programs look for.
+    fn fill_guards(&mut self, hooks: &Hooks) -> Result<(), BackendError> {
+        let options: Vec<_> = hooks.options.iter().map(|(level, name)| [*level, *name]).collect();
+        maps::fill_set(&mut self.bpf, "options", &options)?;
+        let key = |path: &PathBuf| {
+            // `sun_path` of struct sockaddr_un
+            let mut key = [0_u8; 108];
+            key.iter_mut().zip(path.as_os_str().as_bytes()).for_each(|(to, from)| *to = *from);
+            PathKey(key)
+        };
+        let paths: Vec<_> = hooks.closed_paths.iter().map(key).collect();
+        maps::fill_set(&mut self.bpf, "closed_paths", &paths)
     }
 
     /// This process, and what descends from it, is the tree.
@@ -338,7 +369,13 @@ impl Programs {
     pub fn load_tracepoint(&mut self, program: &str, tracepoint: &str) -> Result<(), String> {
         let Self { bpf, btf, .. } = self;
         let program: &mut BtfTracePoint = of(bpf, program)?;
-        program.load(tracepoint, btf).map_err(|error| brief(&error))
+        let kernel = KernelVersion::current().unwrap_or(KernelVersion::new(0, 0, 0));
+        let former = FORMER_NAMES.iter().find(|(name, _, since)| *name == tracepoint && kernel >= *since);
+        let loaded = program.load(tracepoint, btf).or_else(|error| match former {
+            Some((_, former, _)) => program.load(former, btf).map_err(|_| error),
+            None => Err(error),
+        });
+        loaded.map_err(|error| brief(&error))
     }
 
     /// Loads one hook's program.
@@ -353,11 +390,11 @@ impl Programs {
         program.load().map_err(|error| brief(&error))
     }
 
-    /// Loads the program for messages.
-    pub fn load_message_hook(&mut self) -> Result<(), String> {
+    /// Loads an LSM program.
+    pub fn load_guard(&mut self, guard: Guard) -> Result<(), String> {
         let Self { bpf, btf, .. } = self;
-        let program: &mut Lsm = of(bpf, ON_MESSAGE)?;
-        program.load(MESSAGE_HOOK, btf).map_err(|error| brief(&error))
+        let program: &mut Lsm = of(bpf, guard.program())?;
+        program.load(guard.hook(), btf).map_err(|error| brief(&error))
     }
 
     /// Whether the kernel asks LSM programs.
@@ -365,10 +402,10 @@ impl Programs {
         crate::trial::lsm_works(&self.btf)
     }
 
-    /// Loads and attaches it.
-    pub fn attach_message_hook(&mut self) -> Result<(), String> {
-        self.load_message_hook()?;
-        let program: &mut Lsm = of(&mut self.bpf, ON_MESSAGE)?;
+    /// Loads and attaches one.
+    pub fn attach_guard(&mut self, guard: Guard) -> Result<(), String> {
+        self.load_guard(guard)?;
+        let program: &mut Lsm = of(&mut self.bpf, guard.program())?;
         program.attach().map(drop).map_err(|error| brief(&error))
     }
 
@@ -379,7 +416,7 @@ impl Programs {
         program.load("task_file", btf).map_err(|error| brief(&error))
     }
 
-    /// Loads and attaches everything that runs on events, but for the hook on messages. What may be missing is noted in
+    /// Loads and attaches everything that runs on events, but for LSM programs. What may be missing is noted in
     /// [`Programs::limits`].
     pub fn attach(&mut self, cgroup: &Path, aim: Aim<'_>) -> Result<(), BackendError> {
         let judges = aim.hooks.is_some();

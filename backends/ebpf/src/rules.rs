@@ -14,10 +14,14 @@ const BITMAP_BYTES: usize = 8192;
 /// `max_entries` of the trie.
 const MOST_NETWORKS: usize = 65_536;
 
+/// Prefix length, address in IPv6 spelling, number of the set of ports.
+type Entry = (u32, [u8; 16], u32);
+
 /// Networks and sets of ports.
 #[derive(Debug, Default)]
 pub struct Tables {
-    networks: Vec<(u32, [u8; 16], u32)>,
+    networks: Vec<Entry>,
+    served: Vec<Entry>,
     sets: Vec<[u8; Tables::SET_BYTES]>,
 }
 
@@ -25,16 +29,16 @@ impl Tables {
     /// `struct ports`
     pub const SET_BYTES: usize = 2 * BITMAP_BYTES;
 
-    /// The tables for these networks.
-    pub fn of(networks: &[Network]) -> Result<Self, BackendError> {
-        if networks.len() > MOST_NETWORKS {
-            let what =
-                format!("compiling the rules: {} networks are more than the ebpf backend takes", networks.len());
+    /// The tables for these networks of destinations, and of local addresses.
+    pub fn of(networks: &[Network], served: &[Network]) -> Result<Self, BackendError> {
+        let count = networks.len().max(served.len());
+        if count > MOST_NETWORKS {
+            let what = format!("compiling the rules: {count} networks are more than the ebpf backend takes");
             return Err(BackendError::Failed(what, Errno::E2BIG));
         }
         let mut tables = Self::default();
         let mut known: HashMap<[u8; Self::SET_BYTES], u32> = HashMap::new();
-        for network in networks {
+        let mut entry = |network: &Network| {
             let set = ports(network);
             let next = tables.sets.len() as u32;
             let index = *known.entry(set).or_insert(next);
@@ -45,14 +49,21 @@ impl Tables {
                 IpAddr::V4(ip) => (ip.to_ipv6_mapped(), u32::from(network.prefix).saturating_add(96)),
                 IpAddr::V6(ip) => (ip, u32::from(network.prefix)),
             };
-            tables.networks.push((prefix, ip.octets(), index));
-        }
-        Ok(tables)
+            (prefix, ip.octets(), index)
+        };
+        let networks: Vec<Entry> = networks.iter().map(&mut entry).collect();
+        let served: Vec<Entry> = served.iter().map(&mut entry).collect();
+        Ok(Self { networks, served, ..tables })
     }
 
-    /// Prefix length, address in IPv6 spelling, number of the set of ports.
-    pub fn networks(&self) -> &[(u32, [u8; 16], u32)] {
+    /// Destinations.
+    pub fn networks(&self) -> &[Entry] {
         &self.networks
+    }
+
+    /// Local addresses.
+    pub fn served(&self) -> &[Entry] {
+        &self.served
     }
 
     /// The sets of ports.
@@ -99,13 +110,14 @@ mod tests {
             network("2001:db8::", 32, vec![]),
             network("::", 0, vec![]),
         ];
-        let tables = Tables::of(&networks).unwrap();
+        let tables = Tables::of(&networks, &networks[..1]).unwrap();
         let mapped: std::net::Ipv6Addr = "::ffff:10.0.0.0".parse().unwrap();
         assert_eq!(tables.networks()[0], (104, mapped.octets(), 0));
         assert_eq!((tables.networks()[1].2, tables.networks()[2].2, tables.sets()), (1, 1, 2));
         let set = &tables.port_sets()[0];
         assert_eq!((set[0], set[1], set[2], set[8191]), (1, 0xFE, 3, 0x80));
         assert_eq!(set[BITMAP_BYTES + 6], 1 << 5);
+        assert_eq!(tables.served(), &tables.networks()[..1]);
         assert_eq!(Tables::default().sets(), 1);
     }
 }

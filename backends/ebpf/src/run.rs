@@ -3,6 +3,7 @@
 
 use crate::capture::{self, Capture};
 use crate::guardian::Guardian;
+use crate::guards::{self, Guard};
 use crate::programs::{Aim, Programs, Sources, TreeMaps};
 use crate::reader::{CHECK, GATHER, Reader};
 use crate::{cgroup, probe, trial};
@@ -34,18 +35,19 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     probe::require_own_pids()?;
     let root = cgroup::root().ok_or_else(|| BackendError::Unavailable(cgroup::MISSING.into()))?;
     let (mut hooks, mut plan) = (hooks.clone(), plan.clone());
-    let mut stop_at_messages = |hooks: &mut Hooks| {
-        hooks.forget_messages();
-        plan.traps.extend([Syscall::Sendmsg, Syscall::Sendmmsg].map(Trap::always));
+    let mut missing = if trial::is_lsm_listed() { Vec::new() } else { Guard::ALL.to_vec() };
+    let mut programs = loop {
+        let held = guards::do_without(&missing, &mut hooks);
+        plan.traps.extend(held.into_iter().map(Trap::always));
+        let mut programs = Programs::load(Aim { scope: &scope_of(&hooks), hooks: Some(&hooks) })?;
+        let needed = guards::needed(&hooks).into_iter().filter(|guard| !missing.contains(guard));
+        let more: Vec<Guard> = needed.filter(|guard| programs.attach_guard(*guard).is_err()).collect();
+        if more.is_empty() {
+            break programs;
+        }
+        // At most once for each of them.
+        missing.extend(more);
     };
-    if hooks.messages && !trial::is_lsm_listed() {
-        stop_at_messages(&mut hooks);
-    }
-    let mut programs = Programs::load(Aim { scope: &scope_of(&hooks), hooks: Some(&hooks) })?;
-    if hooks.messages && programs.attach_message_hook().is_err() {
-        stop_at_messages(&mut hooks);
-        programs = Programs::load(Aim { scope: &scope_of(&hooks), hooks: Some(&hooks) })?;
-    }
     let reader = Reader::of(&mut programs)?;
     let sources = hooks.holes.is_some().then(|| programs.sources()).transpose()?;
     let hooks = &hooks;

@@ -1,7 +1,8 @@
 //! Whether the kernel asks LSM programs: they may be refused (lockdown), and they can be loaded and attached where nobody
 //! asks them, because `bpf` isn't in the list of security modules (`lsm=` on the kernel's command line).
 
-use crate::programs::{MESSAGE_HOOK, brief};
+use crate::guards::Guard;
+use crate::programs::brief;
 use aya::programs::Lsm;
 use aya::{Btf, EbpfLoader};
 use std::io::{ErrorKind, Write};
@@ -38,7 +39,7 @@ pub fn lsm_works(btf: &Btf) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     let program = bpf.program_mut("trial").and_then(|program| <&mut Lsm>::try_from(program).ok());
     let program = program.ok_or("there is no program trial")?;
-    program.load(MESSAGE_HOOK, btf).and_then(|()| program.attach()).map_err(|error| brief(&error))?;
+    program.load(Guard::Messages.hook(), btf).and_then(|()| program.attach()).map_err(|error| brief(&error))?;
     let (mut sender, _receiver) = UnixStream::pair().map_err(|error| error.to_string())?;
     match sender.write(&MESSAGE) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),

@@ -73,6 +73,25 @@ static int lsrr_control(char **args)
     return send_with_control(at(PROXY4, ALLOWED_PORT), IPPROTO_IP, IP_RETOPTS, options, sizeof options);
 }
 
+/* The route with the second of two messages to the same destination: the kernel asks its security modules but once. */
+static int lsrr_second(char **args)
+{
+    (void)args;
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(8)];
+    } control = {.head = {.cmsg_level = IPPROTO_IP, .cmsg_type = IP_RETOPTS, .cmsg_len = CMSG_LEN(8)}};
+    build_lsrr(CMSG_DATA(&control.head));
+    struct address to = at(PROXY4, ALLOWED_PORT);
+    struct iovec payload = {TOKEN, sizeof TOKEN - 1};
+    struct msghdr plain = {.msg_name = &to, .msg_namelen = to.length, .msg_iov = &payload, .msg_iovlen = 1};
+    struct mmsghdr messages[2] = {{.msg_hdr = plain}, {.msg_hdr = plain}};
+    messages[1].msg_hdr.msg_control = &control;
+    messages[1].msg_hdr.msg_controllen = sizeof control;
+    int fd = open_socket(AF_INET, SOCK_DGRAM, 0), sent = sendmmsg(fd, messages, 2, 0);
+    return sent < 2 ? refused("sendmmsg") : 0;
+}
+
 /* A segment routing header (type 4) whose first segment is FOREIGN6. */
 struct segments {
     struct ipv6_sr_hdr head;
@@ -252,6 +271,7 @@ const struct vector route_vectors[] = {
     {"lsrr-udp", lsrr_udp},
     {"lsrr-tcp", lsrr_tcp},
     {"lsrr-control", lsrr_control},
+    {"lsrr-second", lsrr_second},
     {"rthdr-udp", rthdr_udp},
     {"rthdr-tcp", rthdr_tcp},
     {"rthdr-late", rthdr_late},

@@ -1,0 +1,166 @@
+//! LSM programs (bpf/guards.h, bpf/messages.h): which of them a run needs, and what is stopped at instead where the kernel
+//! doesn't take them.
+
+use sockstrace_backend::Syscall;
+use sockstrace_backend::hooks::Hooks;
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// Control data of messages, datagrams without a destination, and sockets that nothing else sees.
+    Messages,
+    /// The making of sockets.
+    Sockets,
+    /// Socket options.
+    Options,
+    /// bind
+    Binding,
+    /// listen
+    Listening,
+    /// accept
+    Accepting,
+    /// Who listens on a UNIX socket.
+    Listeners,
+}
+
+/// Those without which the outside could be served by an io_uring.
+const SERVING: [Guard; 3] = [Guard::Binding, Guard::Listening, Guard::Accepting];
+
+impl Guard {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Messages,
+        Self::Sockets,
+        Self::Options,
+        Self::Binding,
+        Self::Listening,
+        Self::Accepting,
+        Self::Listeners,
+    ];
+
+    /// The program's name.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Messages => "on_message",
+            Self::Sockets => "on_create",
+            Self::Options => "on_option",
+            Self::Binding => "on_bind",
+            Self::Listening => "on_listen",
+            Self::Accepting => "on_accept",
+            Self::Listeners => "on_unix_connect",
+        }
+    }
+
+    /// The kernel's name for the hook.
+    pub fn hook(self) -> &'static str {
+        match self {
+            Self::Messages => "socket_sendmsg",
+            Self::Sockets => "socket_create",
+            Self::Options => "socket_setsockopt",
+            Self::Binding => "socket_bind",
+            Self::Listening => "socket_listen",
+            Self::Accepting => "socket_accept",
+            Self::Listeners => "unix_stream_connect",
+        }
+    }
+
+    /// What comes of its lack.
+    pub fn without(self) -> &'static str {
+        match self {
+            Self::Messages => "sendmsg is held up by seccomp, and io_urings are refused where leaks are",
+            Self::Sockets | Self::Options => "io_urings are refused where leaks are",
+            Self::Binding | Self::Listening | Self::Accepting => {
+                "with --incoming block, bind, listen and accept are held up by seccomp, and io_urings refused"
+            }
+            Self::Listeners => {
+                "connecting to resolvers' UNIX sockets is not judged but with --unix leak or --on-leak kill-tree"
+            }
+        }
+    }
+}
+
+/// Those that a run needs.
+pub fn needed(hooks: &Hooks) -> Vec<Guard> {
+    let refuses = hooks.refusal.is_some();
+    let is_needed = |guard: &Guard| match guard {
+        Guard::Messages => hooks.messages || (refuses && hooks.rings),
+        // Where nothing is refused they tell what rings do.
+        Guard::Sockets | Guard::Options => hooks.rings,
+        Guard::Binding | Guard::Listening | Guard::Accepting => {
+            hooks.served.is_some() && (hooks.rings || hooks.serving)
+        }
+        Guard::Listeners => refuses && !hooks.closed_paths.is_empty(),
+    };
+    Guard::ALL.into_iter().filter(is_needed).collect()
+}
+
+/// Makes do without these: the calls that must be stopped at instead.
+pub fn do_without(missing: &[Guard], hooks: &mut Hooks) -> Vec<Syscall> {
+    let lacks = |guard: &Guard| missing.contains(guard);
+    let mut held = Vec::new();
+    if hooks.messages && lacks(&Guard::Messages) {
+        hooks.forget_messages();
+        held.push(Syscall::Sendmsg);
+    }
+    if hooks.rings && hooks.refusal.is_some() && needed(hooks).iter().chain(&[Guard::Messages]).any(lacks) {
+        hooks.forget_rings();
+        held.push(Syscall::IoUringSetup);
+    }
+    if hooks.serving && SERVING.iter().any(lacks) {
+        hooks.forget_serving();
+        held.extend([Syscall::Bind, Syscall::Listen, Syscall::Accept, Syscall::Accept4]);
+    }
+    held
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use sockstrace_backend::hooks::{Refusal, StacksOf, Then};
+    use sockstrace_backend::observed::SocketCall;
+
+    fn hooks(refuses: bool) -> Hooks {
+        Hooks {
+            networks: Vec::new(),
+            refusal: refuses.then_some(Refusal { errno: Errno::EPERM, then: Then::GoesOn }),
+            calls: Vec::new(),
+            counted: vec![SocketCall::Connect, SocketCall::Sendmsg, SocketCall::Bind],
+            messages: true,
+            requests: vec![SocketCall::Connect],
+            rings: true,
+            options: vec![(0, 4)],
+            closed_paths: vec!["/run/x".into()],
+            served: refuses.then(Vec::new),
+            serving: refuses,
+            stacks: StacksOf::Nothing,
+            holes: None,
+        }
+    }
+
+    #[test]
+    fn whatever_is_missing_no_ring_goes_unseen() {
+        assert_eq!(needed(&hooks(true)), Guard::ALL);
+        for missing in Guard::ALL {
+            let mut hooks = hooks(true);
+            let held = do_without(&[missing], &mut hooks);
+            assert!(!hooks.rings && hooks.requests.is_empty(), "{missing:?}");
+            assert!(held.contains(&Syscall::IoUringSetup), "{missing:?}");
+            assert_eq!(held.contains(&Syscall::Sendmsg), missing == Guard::Messages);
+            assert_eq!(held.contains(&Syscall::Accept4), SERVING.contains(&missing), "{missing:?}");
+            assert_eq!(hooks.counted.contains(&SocketCall::Sendmsg), missing != Guard::Messages);
+            assert_eq!(hooks.counted.contains(&SocketCall::Bind), !SERVING.contains(&missing), "{missing:?}");
+        }
+        let mut all = hooks(true);
+        assert_eq!(do_without(&[], &mut all), []);
+        assert_eq!(all, hooks(true));
+    }
+
+    #[test]
+    fn where_nothing_is_refused_rings_are_seen_without_them() {
+        let mut hooks = hooks(false);
+        assert_eq!(needed(&hooks), [Guard::Messages, Guard::Sockets, Guard::Options]);
+        assert_eq!(do_without(&Guard::ALL, &mut hooks), [Syscall::Sendmsg]);
+        assert!(hooks.rings && !hooks.requests.is_empty() && !hooks.messages);
+    }
+}
