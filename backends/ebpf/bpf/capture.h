@@ -75,7 +75,7 @@ GLOBAL int meet(struct move *move, s32 fd)
 	struct file *file = file_of_fd(current_task_direct(), fd);
 	struct met new = {};
 	struct sock *sk;
-	u64 holder;
+	u64 holder, inode;
 
 	if (!move || !file)
 		return 0;
@@ -84,10 +84,12 @@ GLOBAL int meet(struct move *move, s32 fd)
 		return 0;
 	move->fd = fd;
 	move->sk = (u64)sk;
-	move->inode = inode_of_file(file);
-	if (!map_lookup(&sockets, &move->inode) && !map_update(&sockets, &move->inode, &new, ANY)) {
+	// A copy: Linux 6.1 takes no key out of memory like `move`.
+	inode = inode_of_file(file);
+	move->inode = inode;
+	if (!map_lookup(&sockets, &inode) && !map_update(&sockets, &inode, &new, ANY)) {
 		holder = (u64)READ(file->private_data);
-		map_update(&holders, &holder, &move->inode, ANY);
+		map_update(&holders, &holder, &inode, ANY);
 	}
 	return 1;
 }
