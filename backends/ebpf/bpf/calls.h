@@ -189,7 +189,9 @@ INLINE int keep(struct call *call, struct bpf_sock_addr *context, int six, be32 
 		call->name_length = 16;
 	}
 	call->source = FROM_HOOK;
-	if (!call->has_socket) {
+	// Another thread may have put another socket in the place of the one that was there when the call began. (What is
+	// named is told of multipath TCP, not the subflow.)
+	if (!call->has_socket || call->family != context->family || call->type != context->type) {
 		call->has_socket = 1;
 		call->family = context->family;
 		call->type = context->type;
