@@ -155,6 +155,8 @@ fn rings_are_judged_to_the_end() {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert!(stage.dir.join("ready").exists());
+        // Time to tell what was refused; it goes on for two seconds at least.
+        std::thread::sleep(patience(Duration::from_millis(200)));
         kill(Pid::from_raw(running.pid), Signal::SIGKILL).unwrap();
         let outcome = running.finish();
         assert!(outcome.left.is_empty(), "{outcome:?}");
