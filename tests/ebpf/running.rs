@@ -186,13 +186,18 @@ for path, by in [('/run/avahi-daemon/socket', '/run/link'), ('/run/other', '/run
         print(error, 'not served')
 ";
     let Some(_alone) = alone() else { return };
-    if !lsm_works() {
-        return println!("skipped: this kernel takes no LSM programs");
-    }
     on_stage(|stage| {
-        let own_run = "mount -t tmpfs none /run && exec /usr/bin/python3 -c \"$0\"";
         let run = Run::new("ebpf", &stage.dir).allow_stage().arg("--stack=never");
-        let outcome = run.program(["unshare", "-m", "sh", "-c", own_run, ASKS]).run();
+        let outcome = if lsm_works() {
+            let own_run = "mount -t tmpfs none /run && exec /usr/bin/python3 -c \"$0\"";
+            run.program(["unshare", "-m", "sh", "-c", own_run, ASKS]).run()
+        } else {
+            // Known by what is there when the program starts.
+            let own_run = "mount -t tmpfs none /run && mkdir /run/avahi-daemon && touch /run/avahi-daemon/socket && \
+                           exec \"$@\"";
+            let again = ASKS.replace("os.makedirs('/run/avahi-daemon')", "os.remove('/run/avahi-daemon/socket')");
+            run.wrap(["unshare", "-m", "sh", "-c", own_run, "sh"]).program(["/usr/bin/python3", "-c", &again]).run()
+        };
         assert!(outcome.complaints().is_empty(), "{outcome:?}");
         assert_eq!(outcome.stdout, "1 not served\n0 served\n", "{outcome:?}");
         let told: Vec<_> = outcome.leaks().map(|leak| (leak.text("syscall"), leak.text("address"))).collect();

@@ -29,7 +29,8 @@ pub struct Hooks {
     pub rings: bool,
     /// Level and name of socket options that an io_uring may not set: of system calls, their values are judged.
     pub options: Vec<(i32, i32)>,
-    /// Paths of UNIX sockets that may not be connected to, where the kernel has a hook for that.
+    /// Paths of UNIX sockets that may not be connected to. Where the kernel has no hook for that, and one of them is
+    /// there, the backend stops at connect all the same (but not where connections are led to `holes`).
     pub closed_paths: Vec<PathBuf>,
     /// Where the outside may be served, for every local address; `None` where anybody may be. Where the kernel has no
     /// hooks for that, the backend stops at bind, listen and accept all the same.
@@ -63,6 +64,12 @@ impl Hooks {
     pub fn forget_messages(&mut self) {
         self.messages = false;
         self.forget(&[SocketCall::Sendmsg]);
+    }
+
+    /// Leaves connects to who stops at them.
+    pub fn forget_connects(&mut self) {
+        self.closed_paths.clear();
+        self.forget(&[SocketCall::Connect]);
     }
 
     /// Leaves rings to who stops at their making.

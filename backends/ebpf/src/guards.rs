@@ -73,7 +73,7 @@ impl Guard {
                 "with --incoming block, bind, listen and accept are held up by seccomp, and io_urings refused"
             }
             Self::Listeners => {
-                "connecting to resolvers' UNIX sockets is not judged but with --unix leak or --on-leak kill-tree"
+                "connects are held up by seccomp where a resolver listens at a UNIX socket when PROGRAM starts"
             }
         }
     }
@@ -109,6 +109,11 @@ pub fn do_without(missing: &[Guard], hooks: &mut Hooks) -> Vec<Syscall> {
     if hooks.serving && SERVING.iter().any(lacks) {
         hooks.forget_serving();
         held.extend([Syscall::Bind, Syscall::Listen, Syscall::Accept, Syscall::Accept4]);
+    }
+    let closes = hooks.refusal.is_some() && hooks.holes.is_none();
+    if closes && lacks(&Guard::Listeners) && hooks.closed_paths.iter().any(|path| path.exists()) {
+        hooks.forget_connects();
+        held.push(Syscall::Connect);
     }
     held
 }
@@ -154,6 +159,16 @@ mod tests {
         let mut all = hooks(true);
         assert_eq!(do_without(&[], &mut all), []);
         assert_eq!(all, hooks(true));
+    }
+
+    #[test]
+    fn where_a_resolver_is_there_connects_are_held() {
+        let there = || Hooks { closed_paths: vec!["/run/x".into(), "/".into()], ..hooks(true) };
+        let mut without = there();
+        assert!(do_without(&[Guard::Listeners], &mut without).contains(&Syscall::Connect));
+        assert!(!without.counted.contains(&SocketCall::Connect));
+        assert_eq!(do_without(&[Guard::Listeners], &mut without), []);
+        assert_eq!(do_without(&[], &mut there()), []);
     }
 
     #[test]
