@@ -364,6 +364,8 @@ static int sockets_case(char **args)
     for (size_t i = 0; i < LENGTH(some_families); i++)
         for (size_t j = 0; j < LENGTH(some_types); j++)
             for (size_t k = 0; k < LENGTH(some_protocols); k++) {
+                if (some_families[i] == AF_NETLINK && some_protocols[k] == 6 /* NETLINK_XFRM: a leak */)
+                    continue;
                 char what[96];
                 snprintf(what, sizeof what, "socket %d %#x %d", some_families[i], some_types[j], some_protocols[k]);
                 int fd = socket(some_families[i], some_types[j], some_protocols[k]);
