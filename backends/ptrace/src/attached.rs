@@ -28,6 +28,7 @@ use crate::arch;
 use crate::control;
 use crate::frame::Place;
 use crate::registers::Registers;
+use crate::sharing;
 use crate::stops::Change;
 use crate::threads::Whereabouts;
 use crate::tracer::{self, Mode, Tracer};
@@ -39,7 +40,6 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, gettid, pipe2};
 use sockstrace_backend::proc::{self, Status};
-use sockstrace_backend::remote::shares_descriptors;
 use sockstrace_backend::{Attached, BackendError, Ended, Handler, Plan, reach, signals, tree};
 use std::collections::HashSet;
 use std::fs;
@@ -264,7 +264,7 @@ impl Tracer {
             return Err(cannot_attach(pid, Errno::ESRCH));
         }
         processes.extend(self.threads.processes());
-        heed_sharing(&processes);
+        sharing::note_among(&processes);
         let mut known = HashSet::new();
         processes.retain(|pid| known.insert(pid.as_raw()));
         limits.extend(self.unstopped().into_iter().map(|tid| {
@@ -607,20 +607,6 @@ const SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
 
 fn scope() -> u32 {
     fs::read_to_string(SCOPE).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-}
-
-/// Notes where processes share a descriptor table already.
-fn heed_sharing(processes: &[Pid]) {
-    let share = |(one, others): (&Pid, &[Pid])| {
-        others.iter().any(|other| one != other && shares_descriptors(*one, *other) == Ok(true))
-    };
-    let mut rest = processes;
-    while let Some(pair) = rest.split_first() {
-        if share(pair) {
-            return tree::note_shared_table();
-        }
-        rest = pair.1;
-    }
 }
 
 fn is_ours(tid: Pid) -> bool {

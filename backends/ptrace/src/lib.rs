@@ -43,6 +43,7 @@ mod full_stop;
 mod probe;
 mod registers;
 mod select;
+mod sharing;
 mod stops;
 mod threads;
 mod tracee;

@@ -6,6 +6,7 @@ use crate::attached::Attachment;
 use crate::control::{self, Resume};
 use crate::registers::Registers;
 use crate::select::Selector;
+use crate::sharing;
 use crate::stops::{self, Change};
 use crate::threads::{AtExit, Phase, Thread, Threads};
 use crate::worker::Workers;
@@ -16,7 +17,7 @@ use nix::unistd::Pid;
 use sockstrace_backend::job::Supervision;
 use sockstrace_backend::launch::Started;
 use sockstrace_backend::proc::Status;
-use sockstrace_backend::remote::{RemoteCache, shares_descriptors};
+use sockstrace_backend::remote::RemoteCache;
 use sockstrace_backend::{BackendError, Ended, Handler, Leftover, Plan, ProcessEvent, tree};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -324,7 +325,7 @@ impl Tracer {
 
     fn on_new_task(&mut self, tid: Pid) {
         if let Some(new) = self.message(tid) {
-            heed_sharing(tid, new);
+            sharing::note_birth(tid, new);
             // Its own first stop may have come before, and even its end.
             if !self.unannounced.remove(&new.as_raw()) && self.threads.get(new).is_none() {
                 self.adopt(new);
@@ -479,15 +480,6 @@ impl Tracer {
             return self.resume(tid, 0);
         }
         self.check(tid, listening);
-    }
-}
-
-/// Notes where a process was made that shares its maker's descriptor table, while the maker stands still.
-fn heed_sharing(maker: Pid, new: Pid) {
-    let is_thread = Status::of(new).is_ok_and(|status| status.tgid != new.as_raw());
-    // Who is gone may have made others.
-    if !is_thread && shares_descriptors(maker, new) != Ok(false) {
-        tree::note_shared_table();
     }
 }
 
