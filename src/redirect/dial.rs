@@ -4,7 +4,7 @@ use super::brisk::{Conversation, Ended};
 use super::inspect::{Examiner, Inspecting};
 use crate::policy::Endpoint;
 use crate::proxy::client::Refusal;
-use crate::relay::{Actor, Book, Events, Flow, Next, Place, Record, Stage, Waiting, sys};
+use crate::relay::{Actor, Book, Events, Flow, Meeting, Next, Place, Record, Stage, Waiting, sys};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::net::SocketAddr;
@@ -214,13 +214,19 @@ impl Dialing {
 
     /// Our end may be known to stand only later.
     fn meet(&mut self, inner: OwnedFd, place: &Place<'_>) -> Next {
-        match self.held.as_ref().and_then(|held| held.is_met(inner.as_fd())) {
-            Some(true) => self.join(inner),
-            Some(false) => {
+        let Some(held) = &self.held else { return Next::End };
+        match held.meeting(inner.as_fd()) {
+            Meeting::Met => self.join(inner),
+            // As a flow would have passed it on.
+            Meeting::Reset => {
+                self.proxy.as_ref().inspect(|proxy| sys::reset_on_close(proxy.as_fd()));
+                Next::End
+            }
+            Meeting::Missed => {
                 sys::reset_on_close(inner.as_fd());
                 Next::End
             }
-            None => match place.watch(OWN, inner.as_fd()) {
+            Meeting::Pending => match place.watch(OWN, inner.as_fd()) {
                 Ok(()) | Err(Errno::EEXIST) => {
                     self.stage = Talking::Meeting(inner);
                     Next::Wait

@@ -25,7 +25,7 @@
 //! that fails, never a connect that fails); a listener made when the proxy has answered (the SYN is sent
 //! again after 1, 2, 4 … seconds); replacing the descriptor (loses epoll registrations and duplicates).
 
-use super::{Events, Place, Waiting, sys};
+use super::{Events, Meeting, Place, Waiting, sys};
 use nix::errno::Errno;
 use nix::sys::socket::{Backlog, listen};
 use std::fmt;
@@ -292,9 +292,9 @@ impl Waiting for Held {
         self.ground.meet(sys::unmapped(self.hole), theirs, Hearing::Peer)
     }
 
-    fn is_met(&self, _: BorrowedFd<'_>) -> Option<bool> {
+    fn meeting(&self, _: BorrowedFd<'_>) -> Meeting {
         // As long as we hold it nobody else has its address.
-        Some(true)
+        Meeting::Met
     }
 
     /// To poll(2) the socket looks as after a refusal, at once and in one step. The error that waits on it is

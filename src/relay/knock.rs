@@ -10,7 +10,7 @@
 //! refused with ETIMEDOUT hears EHOSTUNREACH, as of a router whose packets have expired.
 
 use super::ground::{Ground, Hearing, Unfit};
-use super::{Events, Place, Waiting, packets, sys};
+use super::{Events, Meeting, Place, Waiting, packets, sys};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use nix::sys::time::TimeSpec;
@@ -105,12 +105,23 @@ impl Waiting for Knock {
         self.ground.meet(self.hole, self.theirs, Hearing::Peer)
     }
 
-    fn is_met(&self, end: BorrowedFd<'_>) -> Option<bool> {
+    fn meeting(&self, end: BorrowedFd<'_>) -> Meeting {
+        // TCP_SYN_RECV
+        if matches!(sys::tcp_state(end), Ok(sys::SYN_SENT | 3)) {
+            return Meeting::Pending;
+        }
+        if self.state().is_ok() {
+            return Meeting::Met;
+        }
+        // It is no more. If it has reset the connection, what it sent before must arrive, and the reset.
         match sys::tcp_state(end) {
-            // TCP_SYN_RECV
-            Ok(sys::SYN_SENT | 3) => None,
-            Ok(sys::CLOSE) | Err(_) => Some(false),
-            Ok(_) => Some(self.state().is_ok()),
+            Ok(sys::CLOSE) => match sys::receive(end, &mut [0], MsgFlags::MSG_PEEK) {
+                Ok(1..) => Meeting::Met,
+                Err(Errno::ECONNRESET) => Meeting::Reset,
+                // ECONNREFUSED: it wasn't there any more.
+                _ => Meeting::Missed,
+            },
+            _ => Meeting::Missed,
         }
     }
 
@@ -221,10 +232,33 @@ mod tests {
             assert!(knock.is_waiting());
             let end = knock.admit().unwrap();
             assert!(is_writable(&program) && is_writable(&end));
-            assert_eq!(knock.is_met(end.as_fd()), Some(true));
+            assert_eq!(knock.meeting(end.as_fd()), Meeting::Met);
             assert!(!knock.is_waiting());
             let other = Knock { cookie: knock.cookie ^ 1, ..knock };
-            assert_eq!(other.is_met(end.as_fd()), Some(false));
+            assert_eq!(other.meeting(end.as_fd()), Meeting::Missed);
+        }
+    }
+
+    #[test]
+    fn who_resets_at_once_was_met() {
+        for sent in [&b"some"[..], b""] {
+            let (program, hole, ground) = knocking(false);
+            let knock = knock(&program, hole, &ground, 0);
+            let end = knock.admit().unwrap();
+            assert!(is_writable(&program));
+            sys::transmit(program.as_fd(), sent, MsgFlags::empty()).unwrap();
+            sys::reset_on_close(program.as_fd());
+            drop(program);
+            assert_eq!(sys::tcp_state(end.as_fd()), Ok(sys::CLOSE));
+            let mut received = [0; 9];
+            if sent.is_empty() {
+                assert_eq!(knock.meeting(end.as_fd()), Meeting::Reset);
+            } else {
+                assert_eq!(knock.meeting(end.as_fd()), Meeting::Met);
+                assert_eq!(sys::receive(end.as_fd(), &mut received, MsgFlags::empty()), Ok(sent.len()));
+                let after = sys::receive(end.as_fd(), &mut received, MsgFlags::empty());
+                assert_eq!(after, Err(Errno::ECONNRESET));
+            }
         }
     }
 

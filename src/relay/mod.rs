@@ -83,13 +83,25 @@ pub trait Waiting: Send {
     /// EAGAIN where the socket isn't connecting yet (its thread is about to); what connect(2) gives.
     fn admit(&self) -> Result<OwnedFd, Errno>;
 
-    /// Whether `end`, which [`Waiting::admit`] gave, has met that socket and no other; `None` as long as that isn't
-    /// known: epoll tells when to ask again.
-    fn is_met(&self, end: BorrowedFd<'_>) -> Option<bool>;
+    /// Whether `end`, which [`Waiting::admit`] gave, has met that socket and no other.
+    fn meeting(&self, end: BorrowedFd<'_>) -> Meeting;
 
     /// Ends the attempt, with this errno as far as it can be told. Whether that is done: a socket that is busy just
     /// now may have to be refused once more.
     fn refuse(&self, errno: Errno) -> bool;
+}
+
+/// What became of our end of a connection ([`Waiting::meeting`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meeting {
+    /// It isn't known yet: epoll tells when to ask again.
+    Pending,
+    /// It is connected to the program's socket, or was, and what came from there can be read.
+    Met,
+    /// It was, but was reset, and there is nothing to read.
+    Reset,
+    /// It isn't: the program has given up.
+    Missed,
 }
 
 /// The three parts together.
