@@ -5,6 +5,8 @@
 
 #[path = "hostile/ends.rs"]
 mod ends;
+#[path = "hostile/resolvers.rs"]
+mod resolvers;
 #[path = "hostile/same.rs"]
 mod same;
 mod support;

@@ -134,7 +134,8 @@ impl Scene<'_> {
             Ok(found) => found,
             Err(errno) => return self.path_fails(subject, address, errno),
         };
-        let destination = destination(address, found.as_ref());
+        let resolver = found.as_ref().and_then(|found| self.resolver_behind(found));
+        let destination = resolver.unwrap_or_else(|| destination(address, found.as_ref()));
         let subject = Subject { file: found.as_ref(), ..subject };
         let operation = Operation::Connect { destination };
         if let Some(refused) = self.refuse_resolver(subject, &operation) {
@@ -144,9 +145,9 @@ impl Scene<'_> {
             let performer = self.performer();
             match &found {
                 // What was judged by its path is reached by what was found, not by the path.
-                Some(found) if self.heeds_files(&socket.kind) => performer.connect_found(socket, found),
-                _ if self.tracee.is_alone() => CONTINUE,
                 Some(found) => performer.connect_found(socket, found),
+                // Who is alone may still share memory: there the name may be another one by now.
+                None if !self.heeds_names(&socket.kind) && self.tracee.is_alone() => CONTINUE,
                 None if self.patience == Patience::AtOnce => Outcome::NeedsPatience,
                 None => match self.walk(address) {
                     Ok(Some(found)) => performer.connect_found(socket, &found),
@@ -162,6 +163,20 @@ impl Scene<'_> {
     fn heeds_files(&self, kind: &SocketKind) -> bool {
         let streams = kind.kind != SocketType::DGRAM;
         self.pipeline.config.policy.judges_unix() || (streams && self.pipeline.inspects_files())
+    }
+
+    /// Whether it matters which name is connected to.
+    fn heeds_names(&self, kind: &SocketKind) -> bool {
+        self.heeds_files(kind) || (kind.kind != SocketType::DGRAM && self.can_reach_resolver())
+    }
+
+    /// Whether what such a socket sends is judged by what lies in memory.
+    fn heeds_messages(&self, kind: &SocketKind) -> bool {
+        match kind.family {
+            Family::UNIX => kind.kind == SocketType::DGRAM && self.pipeline.config.policy.judges_unix(),
+            Family::NETLINK => self.pipeline.config.policy.judges_disclosure(),
+            _ => false,
+        }
     }
 
     /// The socket file behind a path, where paths are judged.
@@ -349,7 +364,9 @@ impl Scene<'_> {
         whole: Whole,
     ) -> Performed {
         let local = matches!(socket.kind.family, Family::UNIX | Family::NETLINK | Family::ALG);
-        if local && found.is_none() && whole == Whole::Yes && self.tracee.is_alone() {
+        // Who is alone may still share memory.
+        let is_left = local && !self.heeds_messages(&socket.kind) && found.is_none();
+        if is_left && whole == Whole::Yes && self.tracee.is_alone() {
             return CONTINUE;
         }
         if found.is_none() && message.name.is_some_and(|name| names_path(&socket.kind, &name)) {

@@ -13,6 +13,7 @@ use crate::policy::{self, Verdict};
 use crate::proxy::client::Target;
 use crate::relay::Unfit;
 use nix::errno::Errno;
+use nix::sys::stat::stat;
 use sockstrace_backend::{Outcome, Patience, Reply};
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -163,16 +164,32 @@ impl Scene<'_> {
         named: &UnixAddress,
         walk: impl FnOnce() -> Result<Option<Found>, Errno>,
     ) -> Result<Option<Found>, Errno> {
-        let judged = |resolver| self.pipeline.config.policy.judges_resolver(resolver);
-        let by_name = policy::resolver_at(named).is_some_and(judged);
-        // By a link, perhaps.
-        let can_be = || policy::RESOLVERS.iter().any(|(path, kind)| judged(*kind) && Path::new(path).exists());
+        let by_name = policy::resolver_at(named).is_some_and(|resolver| self.judges_resolver(resolver));
         match (by_name, self.patience) {
-            (false, _) if !can_be() => Ok(None),
+            // By a link, perhaps.
+            (false, _) if !self.can_reach_resolver() => Ok(None),
             (_, Patience::AtOnce) => Err(Errno::EAGAIN),
             (true, Patience::MayBlock) => walk(),
             (false, Patience::MayBlock) => Ok(walk().unwrap_or(None)),
         }
+    }
+
+    /// Whether a resolver that is judged listens.
+    pub(super) fn can_reach_resolver(&self) -> bool {
+        policy::RESOLVERS.iter().any(|(path, kind)| self.judges_resolver(*kind) && Path::new(path).exists())
+    }
+
+    /// The resolver whose socket was found: mounted elsewhere, it has another path.
+    pub(super) fn resolver_behind(&self, found: &Found) -> Option<Address> {
+        let identity = found.identity().ok()?;
+        let is_same = |path: &str| stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == identity);
+        let mut judged = policy::RESOLVERS.iter().filter(|(_, kind)| self.judges_resolver(*kind));
+        let (path, _) = judged.find(|(path, _)| is_same(path))?;
+        Some(Address::Unix(UnixAddress::Path((*path).into())))
+    }
+
+    fn judges_resolver(&self, resolver: policy::Resolver) -> bool {
+        self.pipeline.config.policy.judges_resolver(resolver)
     }
 }
 

@@ -420,6 +420,11 @@ fn unix() -> Vec<Vector> {
         to("unix-dgram-second", SENDMMSG, Ends("leak.dgram")).except(Partial(FIRST_SENT)),
         to("unix-dgram-connect", CONNECT, Ends("leak.dgram")),
         stream("unix-flipped-link").except(AnyStatus(RACE)),
+        leak("unix-flipped-name", CONNECT, Is("@sockstrace-leak"), Seen::Unix)
+            .with(Unix)
+            .options(&["--unix=leak", "--allow=unix:@sockstrace-okay"])
+            .except(AnyStatus(RACE)),
+        to("unix-flipped-length", SENDMSG, Ends("leak.dgram")).except(AnyStatus(RACE)),
     ]
 }
 

@@ -10,6 +10,8 @@
 #include <linux/openat2.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 
 static const char *here(const char *name)
@@ -200,6 +202,82 @@ static int flipped_link(char **args)
     _exit(result);
 }
 
+/* Memory that another process of the tree shares; it turns a word of it between two values. */
+static volatile uint32_t *turned_by_another(void *page, size_t offset, uint32_t one, uint32_t other, pid_t *child)
+{
+    volatile uint32_t *word = (volatile uint32_t *)((char *)page + offset);
+    *child = fork();
+    if (*child == 0)
+        for (;;) {
+            *word = one;
+            for (int i = 0; i < 40; i++)
+                __asm__ volatile("pause");
+            *word = other;
+            for (int i = 0; i < 40; i++)
+                __asm__ volatile("pause");
+            if (getppid() == 1)
+                _exit(0);
+        }
+    return word;
+}
+
+static void *shared_page(void)
+{
+    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        broken("mmap");
+    return page;
+}
+
+/* sockstrace-okay, which is allowed and ours, or sockstrace-leak. */
+static int flipped_name(char **args)
+{
+    (void)args;
+    struct address okay = at_abstract("sockstrace-okay", 15), peer;
+    int server = open_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0), result = 1;
+    if (bind(server, &okay.any, okay.length) != 0 || listen(server, 4096) != 0)
+        broken("listen");
+    uint32_t one, other;
+    memcpy(&one, "okay", 4);
+    memcpy(&other, "leak", 4);
+    char *page = shared_page();
+    /* So that the word is aligned. */
+    struct sockaddr *turning = memcpy(page + 2, &okay.un, okay.length);
+    pid_t child;
+    turned_by_another(page, 16, one, other, &child);
+    for (int round = 0; more_rounds(round); round++) {
+        int fd = open_socket(AF_UNIX, SOCK_STREAM, 0);
+        peer.length = sizeof peer.storage;
+        if (connect(fd, turning, okay.length) == 0 && write(fd, TOKEN, sizeof TOKEN - 1) > 0 &&
+            getpeername(fd, &peer.any, &peer.length) == 0 && memcmp(peer.un.sun_path + 12, "leak", 4) == 0)
+            result = 0;
+        close(fd);
+        close(accept(server, NULL, NULL));
+    }
+    kill(child, SIGKILL);
+    wait_for(child);
+    _exit(result);
+}
+
+/* To nobody, or to leak.dgram. */
+static int flipped_length(char **args)
+{
+    (void)args;
+    struct address to = at_path(here("leak.dgram"));
+    struct iovec data = {TOKEN, sizeof TOKEN - 1};
+    struct msghdr *message = shared_page();
+    *message = (struct msghdr){.msg_name = &to, .msg_iov = &data, .msg_iovlen = 1};
+    pid_t child;
+    turned_by_another(message, offsetof(struct msghdr, msg_namelen), 0, to.length, &child);
+    int fd = open_socket(AF_UNIX, SOCK_DGRAM, 0), result = 1;
+    for (int round = 0; more_rounds(round); round++)
+        if (sendmsg(fd, message, MSG_DONTWAIT) > 0)
+            result = 0;
+    kill(child, SIGKILL);
+    wait_for(child);
+    _exit(result);
+}
+
 const struct vector unix_vectors[] = {
     {"unix-absolute", absolute},
     {"unix-relative", relative},
@@ -224,5 +302,7 @@ const struct vector unix_vectors[] = {
     {"unix-dgram-second", dgram_second},
     {"unix-dgram-connect", dgram_connect},
     {"unix-flipped-link", flipped_link},
+    {"unix-flipped-name", flipped_name},
+    {"unix-flipped-length", flipped_length},
     {NULL, NULL},
 };
