@@ -5,6 +5,7 @@ use super::decode::Arguments;
 use super::layout::{Unreadable, copy};
 use nix::unistd::Pid;
 use sockstrace_backend::{Syscall, Tracee, proc, tree};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// ioctl(2) requests that put characters into a terminal's input: ioctl_tty(2), ioctl_console(2).
 pub const TIOCSTI: i32 = 0x5412;
@@ -48,9 +49,8 @@ pub fn delegated(call: &Arguments, tracee: &dyn Tracee) -> Result<Option<&'stati
         }
         Syscall::Mount => mounts_network(tracee, call.arg(2))?,
         Syscall::Fsopen => mounts_network(tracee, call.arg(0))?,
-        Syscall::Ioctl => {
-            (!reads_own_terminal(tracee)).then_some("types into a terminal that others read commands from")
-        }
+        Syscall::Ioctl => (!reads_own_terminal(tracee, call.int(0)))
+            .then_some("types into a terminal that others read commands from"),
         _ => None,
     })
 }
@@ -79,8 +79,20 @@ fn outside(tracee: &dyn Tracee, pid: i32) -> bool {
     theirs.is_none() || (theirs == ours && !tree::is_within(Pid::from_raw(pid)))
 }
 
-/// Whether the session whose terminal the tracee may type into is led by a process of the tree (a terminal
-/// multiplexer's shell, say). Other terminals take a privilege.
-fn reads_own_terminal(tracee: &dyn Tracee) -> bool {
-    proc::session(tracee.pid()).is_some_and(tree::is_within)
+/// Whether the terminal is that of the tracee's session, and that is led by a process of the tree (a terminal
+/// multiplexer's shell, say). Into others root may type.
+fn reads_own_terminal(tracee: &dyn Tracee, fd: i32) -> bool {
+    let leads = proc::session(tracee.pid()).is_some_and(tree::is_within);
+    let own = proc::terminal(tracee.pid());
+    // Nobody may put another one under its number meanwhile.
+    leads && own.is_some() && tracee.is_alone() && tracee.duplicate(fd).is_ok_and(|fd| device(&fd) == own)
+}
+
+/// The device number of a terminal, whatever path it was opened by.
+fn device(terminal: &OwnedFd) -> Option<u32> {
+    const TIOCGDEV: libc::Ioctl = 0x8004_5432; // <asm-generic/ioctls.h>
+    let mut device = 0_u32;
+    // SAFETY: the kernel writes an unsigned int.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), TIOCGDEV, &raw mut device) };
+    (result == 0).then_some(device)
 }

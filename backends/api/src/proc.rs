@@ -148,6 +148,14 @@ pub fn session(pid: Pid) -> Option<Pid> {
     (session > 0).then(|| Pid::from_raw(session))
 }
 
+/// The device number of the process's controlling terminal, as ioctl(2)'s `TIOCGDEV` gives it; `None` without one.
+#[must_use]
+pub fn terminal(pid: Pid) -> Option<u32> {
+    // tty_nr is field 7 of proc_pid_stat(5).
+    let number: i32 = stat_fields(pid)?.split_ascii_whitespace().nth(4)?.parse().ok()?;
+    (number != 0).then_some(number.cast_unsigned())
+}
+
 /// /proc/PID/stat from its third field on.
 fn stat_fields(pid: Pid) -> Option<String> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
