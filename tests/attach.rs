@@ -299,6 +299,29 @@ fn leaks_are_refused_while_attached() {
     }
 }
 
+/// No child is made that isn't traced, whatever another thread does to the flags in memory.
+#[test]
+fn nobody_is_born_out_of_sight() {
+    for program in guests() {
+        let listener = Listener::start();
+        let guest = Guest::checking(program, "escapes", &listener);
+        let count = || listener.came().values().map(Vec::len).sum::<usize>();
+        await_that("it connects", || count() > 2);
+        let attached = Attached::to(guest.pid(), &["--on-leak=block"]);
+        // What had begun before may still come.
+        sleep(Duration::from_millis(100));
+        let before = count();
+        sleep(Duration::from_millis(500));
+        let after = count();
+        let (_, events) = attached.interrupt();
+        assert!(connects(&events).count() > 5, "{events:?}");
+        assert_eq!(after, before);
+        await_that("it goes on", || count() > after);
+        let told = guest.end();
+        assert!(told.starts_with("ok: "), "{told}");
+    }
+}
+
 /// What is allowed is performed in its place, and it is let go in the midst of that.
 #[test]
 fn it_is_let_go_under_load() {

@@ -5,6 +5,7 @@
  *
  *   attached checks PORT      all of the below
  *   attached connects PORT    connections alone, which may be refused (EPERM)
+ *   attached escapes PORT     connections by children that may not be traced: flags of clone3 turn meanwhile
  *   attached executes PORT    replaced by itself again and again, by another than the first of its threads
  *
  * Connection N of connecting thread T goes to 127.(T+1).(N/256).(N%256): who listens knows which came.
@@ -12,6 +13,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -25,6 +27,7 @@
 #include <sys/ipc.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -249,6 +252,52 @@ static int is_executed(void)
 	return 1;
 }
 
+static struct clone_args turning = {.exit_signal = SIGCHLD};
+
+static void *turns_flags(void *argument)
+{
+	volatile uint64_t *flags = (volatile uint64_t *)&turning.flags;
+	(void)argument;
+	while (!ends) {
+		*flags = CLONE_UNTRACED;
+		for (int i = 0; i < 20; i++)
+			__asm__ volatile("pause");
+		*flags = 0;
+		for (int i = 0; i < 20; i++)
+			__asm__ volatile("pause");
+	}
+	return NULL;
+}
+
+/* Each connection is a child's, made by clone3, or by clone where there is no clone3. */
+static int escapes(void)
+{
+	pthread_t turner;
+	struct pollfd input = {0, POLLIN, 0};
+	pthread_create(&turner, NULL, turns_flags, NULL);
+	printf("ready\n");
+	for (unsigned n = 0; poll(&input, 1, 0) == 0; n++) {
+		long child = syscall(SYS_clone3, &turning, sizeof turning);
+		if (child < 0 && errno == ENOSYS)
+			child = syscall(SYS_clone, CLONE_UNTRACED | SIGCHLD, 0, 0, 0, 0);
+		if (child == 0) {
+			struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+			to.sin_addr.s_addr = htonl(127u << 24 | 1u << 16 | (n & 0xffff));
+			_exit(connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&to, sizeof to) != 0);
+		}
+		if (child < 0)
+			wrong("clone3: %s", strerror(errno));
+		else if (waitpid(child, NULL, __WALL) != child)
+			wrong("waitpid: %s", strerror(errno));
+		pause_for(500);
+	}
+	ends = 1;
+	pthread_join(turner, NULL);
+	if (!bad)
+		printf("ok: it ended\n");
+	return bad != 0;
+}
+
 int main(int argc, char **argv)
 {
 	enum { THREADS = 2 };
@@ -265,6 +314,8 @@ int main(int argc, char **argv)
 	arguments = argv;
 	if (!strcmp(argv[1], "executes"))
 		return is_executed();
+	if (!strcmp(argv[1], "escapes"))
+		return escapes();
 	sigemptyset(&set);
 	sigaddset(&set, SIGRTMIN + 1);
 	sigaddset(&set, SIGRTMIN + 2);

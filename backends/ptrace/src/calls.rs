@@ -234,9 +234,9 @@ impl Tracer {
     }
 
     /// clone3(2): the flags are in memory. Another thread may set the flag behind our back: the child is then
-    /// not traced, and its trapped calls fail with ENOSYS.
+    /// not traced, and its trapped calls fail with ENOSYS. Where it has no filter, they would not.
     fn make_clone3_traced(&mut self, tid: Pid, frame: Frame) {
-        if self.mode == Mode::FullStop && self.attached.is_none() {
+        if self.mode == Mode::FullStop && (self.attached.is_none() || self.refuses) {
             // Nothing would trap that child's calls. Programs take it for an older kernel, and use clone(2).
             return self.refuse(tid, Errno::ENOSYS);
         }

@@ -76,6 +76,8 @@ pub struct Tracer {
     pub(crate) remotes: Arc<RemoteCache>,
     pub(crate) workers: Workers,
     pub(crate) observe: bool,
+    /// Leaks are refused, so that nobody may come to be that isn't traced.
+    pub(crate) refuses: bool,
     pub(crate) last_id: u64,
     /// Tracees that were seen before the event that announces them.
     unannounced: HashSet<i32>,
@@ -131,6 +133,7 @@ impl Tracer {
             remotes: Arc::new(RemoteCache::new(remotes_to_keep())),
             workers,
             observe: plan.observe_results,
+            refuses: plan.heeds_sharing,
             last_id: 0,
             unannounced: HashSet::new(),
             supervision: None,
