@@ -38,6 +38,7 @@ const OPTIONAL: &[&str] = &[
     "probe-i386",
     "probe-tun",
     "probe-rthdr",
+    "probe-flow-route",
     "probe-no-x32",
     "probe-nobody",
 ];

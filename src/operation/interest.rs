@@ -6,7 +6,7 @@
 //! | sendto | with a destination (always with `--disclosure leak`) | datagrams, MSG_FASTOPEN; netlink dumps |
 //! | sendmsg, sendmmsg | always | the destination lies in memory, where a filter can't look |
 //! | socket | raw, packet and unknown kinds | they send what they like |
-//! | setsockopt | source routes, routing headers, multicast joins, the choice of an interface | they redirect packets (those to loopback too), or the kernel sends some |
+//! | setsockopt | source routes, routing headers (a flow label's too), multicast joins, the choice of an interface | they redirect packets (those to loopback too), or the kernel sends some |
 //! | ioctl | TUNSETIFF, TIOCSTI, TIOCLINUX; SIOCGIF* with `--disclosure leak` | a TUN interface injects packets; a shell outside obeys what is typed for it; addresses of the host |
 //! | `request_key` | with callout information | the kernel has a helper resolve names (`dns_resolver`) |
 //! | mount, fsopen | always | network file systems: the kernel connects |
@@ -87,6 +87,11 @@ pub const IPV6_JOIN_ANYCAST: i32 = 27;
 pub const MCAST_JOIN_GROUP: i32 = 42;
 /// `MCAST_JOIN_SOURCE_GROUP` of <linux/in.h>.
 pub const MCAST_JOIN_SOURCE_GROUP: i32 = 46;
+/// `IPV6_FLOWLABEL_MGR` of <linux/in6.h>.
+pub const IPV6_FLOWLABEL_MGR: i32 = 32;
+/// `struct in6_flowlabel_req` of <linux/in6.h>. What follows it are control messages for all packets of the label,
+/// which may hold a routing header (`fl_create`, `net/ipv6/ip6_flowlabel.c`).
+pub const FLOW_LABEL_BYTES: usize = 32;
 /// `TUNSETIFF` of <`linux/if_tun.h`>.
 pub const TUNSETIFF: i32 = 0x4004_54CA;
 
@@ -160,6 +165,10 @@ pub fn traps(interest: Interest) -> Vec<Trap> {
     traps.extend(ATTACHING.map(|request| Trap::when(Syscall::Ptrace, [int(0, request)])));
     traps.extend(sockets());
     traps.extend(OPTIONS.map(|(level, name)| Trap::when(Syscall::Setsockopt, [int(1, level), int(2, name)])));
+    // Without more than itself the request asks for a label, which the kernel writes back.
+    let more = Condition::new(4, Comparison::Greater(FLOW_LABEL_BYTES as u64));
+    let label = [int(1, libc::IPPROTO_IPV6), int(2, IPV6_FLOWLABEL_MGR), more];
+    traps.push(Trap::when(Syscall::Setsockopt, label));
     if interest.disclosure {
         traps.push(Trap::always(Syscall::Sendto));
         traps.extend(SHOWING.map(|(request, _)| Trap::when(Syscall::Ioctl, [int(1, request)])));
@@ -296,6 +305,12 @@ mod tests {
         }
         assert!(trapped(PLAIN, Syscall::Socket, [0x1_0000_0011, 3, 0, 0, 0, 0]), "garbage in the upper half");
         assert!(trapped(PLAIN, Syscall::Socket, [0xFFFF_FFFF_0000_0002, 3, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn flow_labels_are_stopped_at_if_they_bring_options() {
+        let set = |length| trapped(PLAIN, Syscall::Setsockopt, [3, 41, 32, 1, length, 0]);
+        assert!(set(33) && set(32 + 40) && set(u64::MAX) && !set(32) && !set(0));
     }
 
     #[test]

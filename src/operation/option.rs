@@ -4,8 +4,8 @@ use super::Operation;
 use super::address::Address;
 use super::decode::{IPV6_2292RTHDR, Sockaddr, has_source_route, leads_out};
 use super::interest::{
-    IP_UNICAST_IF, IPV6_2292PKTOPTIONS, IPV6_JOIN_ANYCAST, IPV6_UNICAST_IF, MCAST_JOIN_GROUP,
-    MCAST_JOIN_SOURCE_GROUP, OPTIONS, SO_BINDTOIFINDEX,
+    FLOW_LABEL_BYTES, IP_UNICAST_IF, IPV6_2292PKTOPTIONS, IPV6_FLOWLABEL_MGR, IPV6_JOIN_ANYCAST, IPV6_UNICAST_IF,
+    MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP, OPTIONS, SO_BINDTOIFINDEX,
 };
 use super::layout;
 use sockstrace_backend::Abi;
@@ -14,10 +14,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// No judged option has a longer value (`struct group_source_req` is 264 bytes).
 pub const LONGEST: usize = 1024;
 
-/// Whether the option is looked at.
+/// Whether the option is looked at, with a value of so many bytes.
 #[must_use]
-pub fn is_judged(level: i32, name: i32) -> bool {
-    OPTIONS.contains(&(level, name))
+pub fn is_judged(level: i32, name: i32, length: i32) -> bool {
+    let labels = (level, name) == (libc::IPPROTO_IPV6, IPV6_FLOWLABEL_MGR);
+    OPTIONS.contains(&(level, name)) || (labels && length > FLOW_LABEL_BYTES as i32)
 }
 
 /// What setting the option to `value` (native layout) does; `None` where it redirects nothing.
@@ -42,6 +43,9 @@ pub fn meaning(level: i32, name: i32, value: &[u8]) -> Option<Operation> {
         (libc::IPPROTO_IP, libc::IP_OPTIONS) => has_source_route(value).then_some(Operation::SourceRoute),
         (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | IPV6_2292RTHDR | IPV6_2292PKTOPTIONS) => {
             (!value.is_empty()).then_some(Operation::SourceRoute)
+        }
+        (libc::IPPROTO_IPV6, IPV6_FLOWLABEL_MGR) => {
+            (value.len() > FLOW_LABEL_BYTES).then_some(Operation::SourceRoute)
         }
         (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP | libc::IP_ADD_SOURCE_MEMBERSHIP) => {
             group(value.first_chunk::<4>().map(|ip| Ipv4Addr::from(*ip).into()))
@@ -116,6 +120,8 @@ mod tests {
     fn taking_options_back_is_no_leak() {
         assert_eq!(meaning(0, libc::IP_OPTIONS, &[]), None);
         assert_eq!(meaning(41, libc::IPV6_RTHDR, &[]), None);
+        assert_eq!(meaning(41, IPV6_FLOWLABEL_MGR, &[0; 32]), None);
+        assert_eq!(meaning(41, IPV6_FLOWLABEL_MGR, &[0; 72]), Some(Operation::SourceRoute));
         assert_eq!(meaning(0, libc::IP_OPTIONS, &[0x83, 7, 4, 1, 2, 3, 4, 0]), Some(Operation::SourceRoute));
         assert_eq!(meaning(41, libc::IPV6_RTHDR, &[0; 24]), Some(Operation::SourceRoute));
     }

@@ -476,7 +476,7 @@ impl Scene<'_> {
 
     fn setsockopt(&self, call: &Arguments) -> Result<Outcome, Unreadable> {
         let (level, name) = (call.int(1), call.int(2));
-        if !option::is_judged(level, name) {
+        if !option::is_judged(level, name, call.int(4)) {
             return Ok(CONTINUE);
         }
         let socket = match self.socket_of(call) {

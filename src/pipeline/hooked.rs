@@ -123,7 +123,7 @@ impl Pipeline {
             messages,
             requests,
             rings,
-            options: if rings { interest::OPTIONS.to_vec() } else { Vec::new() },
+            options: if rings { ring_options() } else { Vec::new() },
             closed_paths: policy.closed_paths(),
             served: refusal.and_then(|_| policy.served_in_kernel()),
             serving,
@@ -240,6 +240,12 @@ impl Pipeline {
         let backend = self.seen().backend;
         known.who(backend, &seen.actor)
     }
+}
+
+/// The socket options that no ring may set.
+fn ring_options() -> Vec<(i32, i32)> {
+    let labels = (libc::IPPROTO_IPV6, interest::IPV6_FLOWLABEL_MGR);
+    interest::OPTIONS.into_iter().chain([labels]).collect()
 }
 
 /// Whether it is connect(2) of a stream.

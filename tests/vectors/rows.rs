@@ -221,6 +221,7 @@ fn routes() -> Vec<Vector> {
         // As control data Linux takes routing headers of type 2 alone (Mobile IPv6): EINVAL.
         v6("rthdr-control", SENDMSG).fails_natively().except(NoEvent(NO_RTHDR)),
         v6("rthdr-pktoptions", SETSOCKOPT).fails_natively().except(NoEvent(NO_RTHDR)),
+        leak("rthdr-flow-label", SETSOCKOPT, Any, Seen::Packet(17, "2001:db8::5")).needs("probe-flow-route"),
         leak("pktinfo-control", SENDMSG, WITNESS, Seen::Udp),
         leak("pktinfo-loopback", SENDMSG, Any, Seen::Token).options(LOOPBACK),
         leak("pktinfo-loopback", SENDMSG, Any, Seen::Token).options(LOOPBACK).narrow(),

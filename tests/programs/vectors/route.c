@@ -155,6 +155,47 @@ static int rthdr_control(char **args)
     return send_with_control(at(PROXY6, ALLOWED_PORT), IPPROTO_IPV6, IPV6_RTHDR, &header, sizeof header);
 }
 
+/* A flow label leased with options: all that is sent with it takes their route. Of routing headers Linux takes type
+ * 2 here (Mobile IPv6), which names the next hop alone. */
+static int lease_route(int fd, uint32_t *label)
+{
+    struct {
+        struct in6_flowlabel_req request;
+        struct cmsghdr head;
+        struct rt2_hdr header;
+    } lease = {
+        .request = {.flr_dst = at(PROXY6, 0).in6.sin6_addr, .flr_action = IPV6_FL_A_GET, .flr_share = IPV6_FL_S_EXCL,
+                    .flr_flags = IPV6_FL_F_CREATE},
+        .head = {.cmsg_len = CMSG_LEN(sizeof(struct rt2_hdr)), .cmsg_level = IPPROTO_IPV6, .cmsg_type = IPV6_RTHDR},
+        .header = {.rt_hdr = {.hdrlen = 2, .type = 2, .segments_left = 1}, .addr = at(FOREIGN6, 0).in6.sin6_addr},
+    };
+    _Static_assert(offsetof(__typeof__(lease), header) == 32 + CMSG_LEN(0), "the data follow their head");
+    int result = setsockopt(fd, IPPROTO_IPV6, IPV6_FLOWLABEL_MGR, &lease, sizeof lease);
+    *label = lease.request.flr_label;
+    return result;
+}
+
+static int probe_flow_route(char **args)
+{
+    (void)args;
+    uint32_t label;
+    return lease_route(open_socket(AF_INET6, SOCK_DGRAM, 0), &label) != 0 ? refused("IPV6_FLOWLABEL_MGR") : 0;
+}
+
+static int flow_route(char **args)
+{
+    (void)args;
+    uint32_t label;
+    int on = 1, fd = open_socket(AF_INET6, SOCK_DGRAM, 0);
+    if (lease_route(fd, &label) != 0)
+        return refused("IPV6_FLOWLABEL_MGR");
+    struct address to = at(PROXY6, ALLOWED_PORT);
+    to.in6.sin6_flowinfo = label;
+    if (setsockopt(fd, IPPROTO_IPV6, IPV6_FLOWINFO_SEND, &on, sizeof on) != 0)
+        return refused("IPV6_FLOWINFO_SEND");
+    return sendto_and_close(fd, to, 0);
+}
+
 /* The RFC 2292 way: a whole set of control data as a socket option. */
 static int rthdr_pktoptions(char **args)
 {
@@ -277,6 +318,8 @@ const struct vector route_vectors[] = {
     {"rthdr-late", rthdr_late},
     {"rthdr-control", rthdr_control},
     {"rthdr-pktoptions", rthdr_pktoptions},
+    {"rthdr-flow-label", flow_route},
+    {"probe-flow-route", probe_flow_route},
     {"pktinfo-control", pktinfo_control},
     {"pktinfo-loopback", pktinfo_loopback},
     {"bind-device", bind_device},
