@@ -7,6 +7,8 @@
 mod ends;
 #[path = "hostile/resolvers.rs"]
 mod resolvers;
+#[path = "hostile/rights.rs"]
+mod rights;
 #[path = "hostile/same.rs"]
 mod same;
 mod support;

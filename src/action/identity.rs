@@ -39,6 +39,64 @@ pub fn as_thread<T>(tid: Pid, act: impl FnOnce() -> Result<T, Errno>) -> Result<
     result
 }
 
+/// As [`as_tracee`], and without the capabilities that the tracee lacks, as root may: having dropped them, or in a user
+/// namespace of its own (whose network namespaces are its owner's too).
+///
+/// # Errors
+/// As [`as_tracee`].
+pub fn with_rights_of<T>(tracee: &dyn Tracee, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let status = Status::of(tracee.tid())?;
+    if status.uid[1] != 0 || !geteuid().is_root() {
+        return as_tracee(tracee, act);
+    }
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user")).ok();
+    let theirs = namespace(&tracee.tid().to_string());
+    let is_same = theirs.is_some() && theirs == namespace("self");
+    let rights = if is_same { status.capabilities } else { 0 };
+    let own = Capabilities::of_this_thread()?;
+    let lent = [own.effective[0] & rights as u32, own.effective[1] & (rights >> 32) as u32];
+    if lent == own.effective {
+        return as_tracee(tracee, act);
+    }
+    Capabilities { effective: lent, ..own }.apply()?;
+    let result = act();
+    if own.apply().is_err() {
+        // As above.
+        std::process::abort();
+    }
+    result
+}
+
+/// Those of a thread: capget(2).
+#[derive(Clone, Copy)]
+struct Capabilities {
+    effective: [u32; 2],
+    permitted: [u32; 2],
+    inheritable: [u32; 2],
+}
+
+impl Capabilities {
+    /// `_LINUX_CAPABILITY_VERSION_3` of <linux/capability.h>, and this thread.
+    const HEADER: [u32; 2] = [0x2008_0522, 0];
+
+    fn of_this_thread() -> Result<Self, Errno> {
+        let (mut header, mut sets) = (Self::HEADER, [[0_u32; 3]; 2]);
+        // SAFETY: a header and two sets of our own.
+        Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut sets) })?;
+        let [low, high] = sets;
+        let each = |index: usize| [low, high].map(|set: [u32; 3]| set.get(index).copied().unwrap_or(0));
+        Ok(Self { effective: each(0), permitted: each(1), inheritable: each(2) })
+    }
+
+    fn apply(self) -> Result<(), Errno> {
+        let mut header = Self::HEADER;
+        let ([e0, e1], [p0, p1], [i0, i1]) = (self.effective, self.permitted, self.inheritable);
+        let sets = [[e0, p0, i0], [e1, p1, i1]];
+        // SAFETY: a header and two sets of our own; of this thread alone.
+        Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const sets) }).map(drop)
+    }
+}
+
 /// Whether the tracee holds CAP_NET_BIND_SERVICE (capabilities(7)).
 pub fn may_bind_any_port(tracee: &dyn Tracee) -> bool {
     const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
@@ -68,4 +126,19 @@ fn groups(tid: Pid) -> Vec<u32> {
     let status = fs::read_to_string(path).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     line.split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_taken_and_given_back() {
+        let own = Capabilities::of_this_thread().unwrap();
+        Capabilities { effective: [0; 2], ..own }.apply().unwrap();
+        assert_eq!(Capabilities::of_this_thread().unwrap().effective, [0; 2]);
+        own.apply().unwrap();
+        let again = Capabilities::of_this_thread().unwrap();
+        assert_eq!((again.effective, again.permitted), (own.effective, own.permitted));
+    }
 }

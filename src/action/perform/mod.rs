@@ -149,7 +149,8 @@ impl Performer<'_> {
 
     /// setsockopt(2)
     pub fn set_option(&self, socket: &Socket, level: i32, name: i32, value: &[u8]) -> Performed {
-        finished(identity::as_tracee(self.tracee, || sys::set_option(socket.fd(), level, name, value)))
+        let set = || sys::set_option(socket.fd(), level, name, value);
+        finished(identity::with_rights_of(self.tracee, set))
     }
 
     /// setsockopt(2) with a value that can't be read.

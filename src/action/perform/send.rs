@@ -44,7 +44,8 @@ impl Performer<'_> {
         self.bind_netlink(socket);
         let found = found.map(super::unix_address);
         let name = found.as_ref().or(message.name.as_ref()).map(super::Sockaddr::as_bytes);
-        let sender = Sender { performer: self, socket, message, name, control: &control.bytes, waits };
+        let privileged = socket.kind.is_internet() && asks_for_rights(&message.control, abi);
+        let sender = Sender { performer: self, socket, message, name, control: &control.bytes, privileged, waits };
         if stream { sender.stream() } else { sender.datagram() }
     }
 
@@ -169,8 +170,28 @@ struct Sender<'a> {
     message: &'a Message,
     name: Option<&'a [u8]>,
     control: &'a [u8],
+    /// Some control messages may ask for a capability.
+    privileged: bool,
     /// It is a stream's, and the tracee would block.
     waits: bool,
+}
+
+/// Whether the kernel may look at the sender's rights for control messages of an internet socket: it does for marks,
+/// priorities, IP options and extension headers (`__sock_cmsg_send`, `ip_cmsg_send`, `ip6_datagram_send_ctl`), not for
+/// what is named here.
+fn asks_for_rights(control: &[u8], abi: Abi) -> bool {
+    const FREE: [(i32, i32); 9] = [
+        (libc::IPPROTO_IP, libc::IP_TOS),
+        (libc::IPPROTO_IP, libc::IP_TTL),
+        (libc::IPPROTO_IP, libc::IP_PKTINFO),
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO),
+        (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT),
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG),
+        (libc::IPPROTO_UDP, libc::UDP_SEGMENT),
+        (libc::SOL_SOCKET, libc::SO_TIMESTAMPING),
+    ];
+    control_messages(control, abi).flatten().any(|message| !FREE.contains(&(message.level, message.kind)))
 }
 
 fn may_block(socket: &Socket, message: &Message) -> bool {
@@ -295,6 +316,9 @@ impl Sender<'_> {
         // A path is opened with somebody's rights: the tracee's.
         if self.socket.kind.family == Family::UNIX && self.name.is_some() {
             return identity::as_tracee(self.performer.tracee, send);
+        }
+        if self.privileged {
+            return identity::with_rights_of(self.performer.tracee, send);
         }
         send()
     }
