@@ -168,6 +168,7 @@ impl Datagrams {
 
     /// Waits until what has been sent is on its way, for a while.
     pub fn settle(&self) {
+        self.stand_ins.settle();
         self.stand_ins.senders().settle();
     }
 }

@@ -2,7 +2,7 @@
 
 use super::association::Senders;
 use crate::dns::SocketSource;
-use crate::relay::{Actor, Events, Next, Place, Reactor, sys};
+use crate::relay::{Actor, Events, Next, Place, Reactor, Unsettled, sys};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockType};
 use std::collections::HashMap;
@@ -97,6 +97,11 @@ impl StandIns {
         {
             let _: std::io::Result<usize> = stand_in.socket.send_to(payload, to);
         }
+    }
+
+    /// Waits until what was sent here is on its way to the proxy.
+    pub fn settle(&self) {
+        self.reactor.settle();
     }
 
     fn now(&self) -> u64 {
@@ -213,6 +218,12 @@ impl Actor for Listening {
 
     fn resume(&mut self, _place: &Place<'_>) -> Next {
         self.take()
+    }
+
+    fn unsettled(&self) -> Unsettled {
+        let StandIn { socket, closed, .. } = &*self.stand_in;
+        let waits = !closed.load(Ordering::Relaxed) && socket.peek(&mut [0]).is_ok();
+        if waits { Unsettled::Bytes } else { Unsettled::Nothing }
     }
 }
 
