@@ -150,6 +150,9 @@ const HEADER: usize = 16;
 const REQUEST: usize = 56;
 const STATE: usize = 1;
 
+/// Of each network namespace the first interface.
+const LOOPBACK: u32 = 1;
+
 /// `SOCK_DIAG_BY_FAMILY` of <linux/sock_diag.h>, and the type of an answer that is an error.
 const BY_FAMILY: u16 = 20;
 const ERROR: u16 = 2;
@@ -178,8 +181,8 @@ fn state_of(local: SocketAddr, remote: SocketAddr, cookie: u64) -> Result<u8, Er
         }
         request.extend(bytes);
     }
-    // Any interface.
-    request.extend([0; 4]);
+    // A socket that is bound to loopback's interface is found by that alone, and others by any.
+    request.extend(LOOPBACK.to_ne_bytes());
     request.extend((cookie as u32).to_ne_bytes());
     request.extend(((cookie >> 32) as u32).to_ne_bytes());
     let asked =
