@@ -13,13 +13,14 @@ use crate::operation::{Operation, SocketKind, SocketType};
 use crate::output::Slip;
 use crate::policy::Verdict;
 use crate::redirect::Redirector;
+use crate::redirect::datagrams::Datagrams;
 use crate::relay::Unfit;
 use crate::run::say;
 use crate::stacks::promise;
 use nix::unistd::Pid;
-use sockstrace_backend::hooks::{Hooks, Refusal, SERVING, StacksOf, Then};
+use sockstrace_backend::hooks::{Held, Hooks, Network, Refusal, SERVING, StacksOf, Then};
 use sockstrace_backend::observed::{Diversion, Diverted, Interface, Observation, ObservedCall, SocketCall};
-use sockstrace_backend::{BackendError, Plan, Syscall};
+use sockstrace_backend::{BackendError, Handler, Plan, Syscall};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -49,17 +50,26 @@ impl Pipeline {
     /// # Errors
     /// Where connections can't be diverted there.
     pub fn plan_with_hooks(&self, plan: Plan) -> Result<Plan, BackendError> {
-        let policy = &self.config.policy;
         let redirector = self.redirector.as_ref().filter(|_| self.config.on_leak == OnLeak::Redirect);
-        if redirector.is_some() && policy.judges_unix() {
-            let why =
-                "with --unix leak connects are held up by seccomp: for --on-leak redirect use --backend seccomp";
-            return Err(BackendError::Unavailable(why.into()));
+        let held = redirector.map(|_| self.judged_in_kernel(true));
+        if let Some(held) = &held
+            && self.config.policy.judges_unix()
+        {
+            self.holds_connects();
+            return Ok(Plan { traps: held.traps.clone(), hooks: Some(held.hooks.clone()), ..plan });
         }
         let holes = redirector.map(Redirector::holes).transpose();
         let holes = holes.map_err(|Unfit(why)| {
             BackendError::Unavailable(format!("--on-leak redirect by programs in the kernel: {why}"))
         })?;
+        let Held { hooks, traps } = self.judged_in_kernel(false);
+        Ok(Plan { traps, hooks: Some(Hooks { holes, held: held.map(Box::new), ..hooks }), ..plan })
+    }
+
+    /// What the kernel judges, and what is stopped at. With `redirects` these are connections and datagrams too, to be
+    /// redirected as by a backend without hooks.
+    fn judged_in_kernel(&self, redirects: bool) -> Held {
+        let policy = &self.config.policy;
         let refusal = match self.config.on_leak {
             OnLeak::Block | OnLeak::Redirect => Some(Then::GoesOn),
             OnLeak::Kill => Some(Then::Dies),
@@ -67,7 +77,7 @@ impl Pipeline {
             _ => None,
         };
         let ends = self.config.on_leak == OnLeak::KillTree;
-        let holds = policy.judges_unix() || ends;
+        let holds = policy.judges_unix() || ends || redirects;
         // Netlink dumps are read from what is sent.
         let messages = !policy.judges_disclosure();
         // What is held up to be looked at can't be when a ring does it, nor does a ring wait for a redirected connection.
@@ -77,8 +87,8 @@ impl Pipeline {
         let interest = Interest {
             incoming: policy.judges_incoming(),
             disclosure: policy.judges_disclosure(),
-            peers: false,
-            redirects: false,
+            peers: redirects && policy.first_proxy().is_some_and(Datagrams::may_be_offered),
+            redirects,
             hooked: Some(hooked),
         };
         let covers = |call: Syscall| hooked.covers(call);
@@ -116,7 +126,11 @@ impl Pipeline {
             Stack::Always => StacksOf::Everything,
         };
         let hooks = Hooks {
-            networks: policy.networks_in_kernel(),
+            networks: if redirects {
+                with_stand_ins(policy.networks_in_kernel())
+            } else {
+                policy.networks_in_kernel()
+            },
             refusal,
             calls,
             counted,
@@ -128,9 +142,10 @@ impl Pipeline {
             served: refusal.and_then(|_| policy.served_in_kernel()),
             serving,
             stacks,
-            holes,
+            holes: None,
+            held: None,
         };
-        Ok(Plan { traps: interest::traps(interest), hooks: Some(hooks), ..plan })
+        Held { hooks, traps: interest::traps(interest) }
     }
 
     /// Whether leaks are refused in the kernel.
@@ -185,6 +200,9 @@ impl Pipeline {
         if seen.leaks.is_some_and(|leaks| leaks != verdict.is_leak() && !self.ending.load(Ordering::SeqCst)) {
             say(&format!("{} of process {}: {DIFFERS}", seen.call.name(), seen.actor.pid));
             verdict = Verdict { reason: Cow::Owned(format!("{}; {DIFFERS}", verdict.reason)), ..verdict };
+        }
+        if verdict.is_leak() && is_of_no_internet(seen) {
+            verdict = Verdict::allowed("such a socket takes no internet address: the program has changed it since");
         }
         let action = self.action_of(seen, &verdict);
         if let Some(why) = seen.diversion.and_then(why_not_redirected) {
@@ -253,6 +271,22 @@ fn connects(seen: &ObservedCall) -> bool {
     seen.call == SocketCall::Connect && seen.socket.is_some_and(|socket| socket.kind == SocketType::STREAM.0)
 }
 
+/// Datagrams to loopback are let through by the kernel, which doesn't know those of our addresses that stand for
+/// destinations: each call was held up before it got there.
+fn with_stand_ins(mut networks: Vec<Network>) -> Vec<Network> {
+    for network in networks.iter_mut().filter(|network| network.ip.to_canonical().is_loopback()) {
+        network.others = vec![0..=u16::MAX];
+    }
+    networks
+}
+
+/// Whether the kernel took an address, without asking the rules, for a socket that takes none of the internet.
+fn is_of_no_internet(seen: &ObservedCall) -> bool {
+    let accepted = seen.leaks.is_none() && seen.result.is_some_and(|result| result >= 0);
+    let local = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_ALG];
+    accepted && seen.socket.is_some_and(|socket| local.contains(&socket.family))
+}
+
 /// Why a leak was refused where others are redirected.
 fn why_not_redirected(diversion: Diversion) -> Option<&'static str> {
     Some(match diversion {
@@ -268,7 +302,7 @@ fn why_not_redirected(diversion: Diversion) -> Option<&'static str> {
 impl Scene<'_> {
     /// Whether connections are diverted in the kernel, so that what is held up can't be redirected.
     pub(super) fn is_diverted_in_kernel(&self) -> bool {
-        self.pipeline.hooks.load(Ordering::SeqCst)
+        self.pipeline.hooks.load(Ordering::SeqCst) && !self.pipeline.holds.load(Ordering::SeqCst)
     }
 
     /// What opening such a socket is: where leaks are refused in the kernel, and it can't be seen there what the

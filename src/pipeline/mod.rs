@@ -86,6 +86,8 @@ pub struct Pipeline {
     repeats: AtomicBool,
     /// Internet destinations are judged in the kernel.
     hooks: AtomicBool,
+    /// Connects are held up all the same, to be redirected.
+    holds: AtomicBool,
     stacks: Arc<Stacks>,
     judged: AtomicU64,
     leaks: AtomicU64,
@@ -158,6 +160,7 @@ impl Pipeline {
             looks: AtomicBool::new(false),
             repeats: AtomicBool::new(false),
             hooks: AtomicBool::new(false),
+            holds: AtomicBool::new(false),
             stacks: Arc::default(),
             judged: AtomicU64::new(0),
             leaks: AtomicU64::new(0),
@@ -367,6 +370,10 @@ impl Handler for Pipeline {
 
     fn diverted(&self, diverted: Diverted, show: &mut dyn FnMut(IpAddr)) {
         self.divert(&diverted, show);
+    }
+
+    fn holds_connects(&self) {
+        self.holds.store(true, Ordering::SeqCst);
     }
 
     fn attached(&self, attached: &Attached) {

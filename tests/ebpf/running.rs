@@ -21,9 +21,8 @@ fn on_stage(body: impl FnOnce(&Stage) + Send) {
 fn what_it_cannot_do_is_refused() {
     let Some(_alone) = alone() else { return };
     let mark = std::env::temp_dir().join(format!("sst-running-{}", std::process::id()));
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 7] = [
         (&["--on-leak=core"], "--on-leak log, block, redirect, kill or kill-tree"),
-        (&["--on-leak=redirect", "--unix=leak"], "--unix leak"),
         (&["--on-leak=redirect", "--dns=redirect=map"], "--dns redirect"),
         (&["--isolate"], "--isolate"),
         (&["--dns=redirect"], "--dns redirect"),
@@ -186,24 +185,31 @@ for path, by in [('/run/avahi-daemon/socket', '/run/link'), ('/run/other', '/run
         print(error, 'not served')
 ";
     let Some(_alone) = alone() else { return };
-    on_stage(|stage| {
-        let run = Run::new("ebpf", &stage.dir).allow_stage().arg("--stack=never");
-        let outcome = if lsm_works() {
-            let own_run = "mount -t tmpfs none /run && exec /usr/bin/python3 -c \"$0\"";
-            run.program(["unshare", "-m", "sh", "-c", own_run, ASKS]).run()
-        } else {
-            // Known by what is there when the program starts.
-            let own_run = "mount -t tmpfs none /run && mkdir /run/avahi-daemon && touch /run/avahi-daemon/socket && \
-                           exec \"$@\"";
-            let again = ASKS.replace("os.makedirs('/run/avahi-daemon')", "os.remove('/run/avahi-daemon/socket')");
-            run.wrap(["unshare", "-m", "sh", "-c", own_run, "sh"]).program(["/usr/bin/python3", "-c", &again]).run()
-        };
-        assert!(outcome.complaints().is_empty(), "{outcome:?}");
-        assert_eq!(outcome.stdout, "1 not served\n0 served\n", "{outcome:?}");
-        let told: Vec<_> = outcome.leaks().map(|leak| (leak.text("syscall"), leak.text("address"))).collect();
-        assert_eq!(told, [("connect", "/run/avahi-daemon/socket")], "{outcome:?}");
-        assert!(outcome.leaks().all(|leak| leak.text("reason").starts_with("a resolver")), "{outcome:?}");
-    });
+    for action in ["block", "redirect"] {
+        on_stage(|stage| {
+            let run = Run::new("ebpf", &stage.dir).allow_stage().on_leak(action).arg("--stack=never");
+            let outcome = if lsm_works() {
+                let own_run = "mount -t tmpfs none /run && exec /usr/bin/python3 -c \"$0\"";
+                run.program(["unshare", "-m", "sh", "-c", own_run, ASKS]).run()
+            } else {
+                // Known by what is there when the program starts.
+                let own_run = "mount -t tmpfs none /run && mkdir /run/avahi-daemon && touch /run/avahi-daemon/socket && \
+                               exec \"$@\"";
+                let again =
+                    ASKS.replace("os.makedirs('/run/avahi-daemon')", "os.remove('/run/avahi-daemon/socket')");
+                run.wrap(["unshare", "-m", "sh", "-c", own_run, "sh"])
+                    .program(["/usr/bin/python3", "-c", &again])
+                    .run()
+            };
+            assert!(outcome.complaints().is_empty(), "{outcome:?}");
+            assert_eq!(outcome.stdout, "1 not served\n0 served\n", "{outcome:?}");
+            let told: Vec<_> = outcome.leaks().map(|leak| (leak.text("syscall"), leak.text("address"))).collect();
+            assert_eq!(told, [("connect", "/run/avahi-daemon/socket")], "{outcome:?}");
+            let as_resolver =
+                |leak: &Event| leak.text("reason").starts_with("a resolver") && leak.text("action") == "block";
+            assert!(outcome.leaks().all(as_resolver), "{outcome:?}");
+        });
+    }
 }
 
 /// Of more calls than can be written none is lost in silence.

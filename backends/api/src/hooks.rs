@@ -1,5 +1,6 @@
 //! What a backend with programs in the kernel judges there, without asking: rules compiled from the policy.
 
+use crate::Trap;
 use crate::observed::SocketCall;
 use nix::errno::Errno;
 use std::net::IpAddr;
@@ -30,7 +31,7 @@ pub struct Hooks {
     /// Level and name of socket options that an io_uring may not set: of system calls, their values are judged.
     pub options: Vec<(i32, i32)>,
     /// Paths of UNIX sockets that may not be connected to. Where the kernel has no hook for that, and one of them is
-    /// there, the backend stops at connect all the same (but not where connections are led to `holes`).
+    /// there, the backend stops at connect all the same (where connections are to be led to `holes`: as `held` says).
     pub closed_paths: Vec<PathBuf>,
     /// Where the outside may be served, for every local address; `None` where anybody may be. Where the kernel has no
     /// hooks for that, the backend stops at bind, listen and accept all the same.
@@ -42,6 +43,18 @@ pub struct Hooks {
     /// Where connections lead that would be refused, where that can be. By backends whose
     /// [`crate::Capabilities::diverts`] is set.
     pub holes: Option<Holes>,
+    /// With `holes`: what is to be done instead where connects must be held up. The handler is told then
+    /// ([`crate::Handler::holds_connects`]).
+    pub held: Option<Box<Held>>,
+}
+
+/// What is judged in the kernel, and stopped at, where connects are held up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Judged in the kernel.
+    pub hooks: Hooks,
+    /// Stopped at.
+    pub traps: Vec<Trap>,
 }
 
 /// Listening sockets whose queues are full, so that who connects to them waits in SYN_SENT.

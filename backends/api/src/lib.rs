@@ -357,6 +357,10 @@ pub trait Handler: Send + Sync {
     /// as its socket's own.
     fn diverted(&self, _: Diverted, _show: &mut dyn FnMut(IpAddr)) {}
 
+    /// Connects are stopped at after all: what was to be done instead is done ([`Hooks::held`]). Before the program
+    /// starts.
+    fn holds_connects(&self) {}
+
     /// Who was attached to is held still, before anything of it is judged. Only from [`Backend::attach`].
     fn attached(&self, _: &Attached) {}
 

@@ -110,12 +110,18 @@ pub fn do_without(missing: &[Guard], hooks: &mut Hooks) -> Vec<Syscall> {
         hooks.forget_serving();
         held.extend([Syscall::Bind, Syscall::Listen, Syscall::Accept, Syscall::Accept4]);
     }
-    let closes = hooks.refusal.is_some() && hooks.holes.is_none();
-    if closes && lacks(&Guard::Listeners) && hooks.closed_paths.iter().any(|path| path.exists()) {
+    if holds_connects(missing, hooks) {
         hooks.forget_connects();
         held.push(Syscall::Connect);
     }
     held
+}
+
+/// Whether connects are stopped at without these, because a path is there that may not be connected to.
+pub fn holds_connects(missing: &[Guard], hooks: &Hooks) -> bool {
+    hooks.refusal.is_some()
+        && missing.contains(&Guard::Listeners)
+        && hooks.closed_paths.iter().any(|path| path.exists())
 }
 
 #[cfg(test)]
@@ -140,6 +146,7 @@ mod tests {
             serving: refuses,
             stacks: StacksOf::Nothing,
             holes: None,
+            held: None,
         }
     }
 
@@ -169,6 +176,8 @@ mod tests {
         assert!(!without.counted.contains(&SocketCall::Connect));
         assert_eq!(do_without(&[Guard::Listeners], &mut without), []);
         assert_eq!(do_without(&[], &mut there()), []);
+        assert!(holds_connects(&[Guard::Listeners], &there()) && !holds_connects(&[Guard::Options], &there()));
+        assert!(!holds_connects(&Guard::ALL, &hooks(true)), "nobody is there");
     }
 
     #[test]

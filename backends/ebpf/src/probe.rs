@@ -213,6 +213,7 @@ fn sample() -> Hooks {
         serving: false,
         stacks: StacksOf::Leaks,
         holes: None,
+        held: None,
     }
 }
 

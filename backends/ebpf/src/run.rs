@@ -37,6 +37,12 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     let (mut hooks, mut plan) = (hooks.clone(), plan.clone());
     let mut missing = if trial::is_lsm_listed() { Vec::new() } else { Guard::ALL.to_vec() };
     let mut programs = loop {
+        if guards::holds_connects(&missing, &hooks)
+            && let Some(held) = hooks.held.take()
+        {
+            handler.holds_connects();
+            (hooks, plan.traps) = (held.hooks, held.traps);
+        }
         let held = guards::do_without(&missing, &mut hooks);
         plan.traps.extend(held.into_iter().map(Trap::always));
         let mut programs = Programs::load(Aim { scope: &scope_of(&hooks), hooks: Some(&hooks) })?;
