@@ -10,10 +10,14 @@ mod attach;
 #[allow(dead_code, reason = "judging by event is for backends that run programs")]
 #[path = "vectors/check.rs"]
 mod check;
+#[path = "vectors/redirected.rs"]
+mod redirected;
 #[path = "vectors/rows.rs"]
 mod rows;
 #[path = "ebpf/running.rs"]
 mod running;
+#[path = "vectors/sink.rs"]
+mod sink;
 mod support;
 #[allow(dead_code, reason = "as above")]
 #[path = "vectors/table.rs"]

@@ -7,8 +7,12 @@
 #[path = "vectors/check.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod check;
+#[path = "vectors/redirected.rs"]
+mod redirected;
 #[path = "vectors/rows.rs"]
 mod rows;
+#[path = "vectors/sink.rs"]
+mod sink;
 mod support;
 #[path = "vectors/table.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]

@@ -1,10 +1,12 @@
 //! The table of leak vectors: each is first shown to work natively (what it sends arrives), then run with
-//! each backend under log, block and kill-tree.
+//! each backend under log, block, kill-tree and redirect.
 //!
 //! - log: reported with the right call, address, class and ABI; arrives; exit status as natively, but
 //!   `--leak-exit-code` for 0.
 //! - block: reported; nothing arrives; the call returns -1 and EPERM.
 //! - kill-tree: reported; nothing arrives; 137; nothing is left running.
+//! - redirect: reported; nothing arrives but at the proxy, by its own connections: all that can come by it does, and
+//!   all else is blocked.
 //!
 //! `SOCKSTRACE_CASE=name` runs the rows whose name contains it.
 
@@ -12,8 +14,12 @@
 
 #[path = "vectors/check.rs"]
 mod check;
+#[path = "vectors/redirected.rs"]
+mod redirected;
 #[path = "vectors/rows.rs"]
 mod rows;
+#[path = "vectors/sink.rs"]
+mod sink;
 mod support;
 #[path = "vectors/table.rs"]
 mod table;
@@ -121,6 +127,21 @@ fn ebpf_block() {
 #[test]
 fn ebpf_kill_tree() {
     in_kernel("ebpf_kill_tree", Mode::KillTree("ebpf"));
+}
+
+#[test]
+fn seccomp_redirect() {
+    table("seccomp_redirect", Mode::Redirect("seccomp"), None);
+}
+
+#[test]
+fn ptrace_redirect() {
+    table("ptrace_redirect", Mode::Redirect("ptrace"), None);
+}
+
+#[test]
+fn ebpf_redirect() {
+    in_kernel("ebpf_redirect", Mode::Redirect("ebpf"));
 }
 
 /// An ordinary user's uid; nobody.

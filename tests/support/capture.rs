@@ -1,7 +1,7 @@
 //! A packet socket that sees every packet of a network namespace, as it is sent.
 
 use super::cases::root_is_alone;
-use super::{ALLOWED_PORT, LISTEN_PORT, PROXY_PORT, PROXY4, PROXY6, TOKEN};
+use super::{ALLOWED_PORT, LISTEN_PORT, PORT, PROXY_PORT, PROXY4, PROXY6, RELAY_PORT, TOKEN};
 use std::fmt;
 use std::io::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,6 +16,8 @@ pub struct Capture(OwnedFd);
 pub struct Packet {
     /// `ETH_P_*` in host byte order.
     pub ethernet: u16,
+    /// The interface's number; 1 is loopback.
+    pub interface: i32,
     /// Source and destination, for IP.
     pub addresses: Option<(IpAddr, IpAddr)>,
     /// IP protocol.
@@ -58,7 +60,8 @@ impl Capture {
                 (libc::recvfrom(self.0.as_raw_fd(), into, buffer.len(), 0, address, &raw mut size), from)
             };
             let Ok(length) = usize::try_from(length) else { break };
-            packets.push(Packet::parse(u16::from_be(from.sll_protocol), &buffer[..length.min(buffer.len())]));
+            let bytes = &buffer[..length.min(buffer.len())];
+            packets.push(Packet::parse(u16::from_be(from.sll_protocol), from.sll_ifindex, bytes));
         }
         let (_, dropped) = self.statistics();
         // In a user namespace the buffer is small; the witnesses at the addresses lose nothing.
@@ -90,8 +93,9 @@ pub fn widen_buffer(socket: RawFd, bytes: i32) {
 }
 
 impl Packet {
-    fn parse(ethernet: u16, bytes: &[u8]) -> Self {
-        let mut packet = Self { ethernet, addresses: None, protocol: 0, ports: (0, 0), bytes: bytes.to_vec() };
+    fn parse(ethernet: u16, interface: i32, bytes: &[u8]) -> Self {
+        let mut packet =
+            Self { ethernet, interface, addresses: None, protocol: 0, ports: (0, 0), bytes: bytes.to_vec() };
         let header = match ethernet {
             0x0800 if bytes.len() >= 20 => {
                 let ip = |at: usize| IpAddr::V4(Ipv4Addr::from(*bytes[at..].first_chunk::<4>().unwrap()));
@@ -154,11 +158,23 @@ impl Packet {
         let allowed = |ip: IpAddr, port: u16| match self.protocol {
             // 9060 and 9070: where guests listen for themselves, under a rule that allows it.
             6 => proxies.contains(&ip) && matches!(port, PROXY_PORT | ALLOWED_PORT | 9060 | 9070),
-            17 => proxies.contains(&ip) && port == ALLOWED_PORT,
+            17 => proxies.contains(&ip) && matches!(port, ALLOWED_PORT | RELAY_PORT),
             _ => false,
         };
         let client = [self.ports.0, self.ports.1].contains(&LISTEN_PORT);
         allowed(source, self.ports.0) || allowed(destination, self.ports.1) || client
+    }
+
+    /// Whether it may be between the program and sockstrace: it doesn't leave the loopback interface, one of its ends
+    /// has a loopback address, and none is where a witness or the program itself is to be reached.
+    pub fn is_within(&self) -> bool {
+        let witnesses = [PORT, LISTEN_PORT, 53];
+        let local = self.addresses.is_some_and(|(from, to)| from.is_loopback() || to.is_loopback());
+        let ports = [self.ports.0, self.ports.1];
+        self.interface == 1
+            && matches!(self.protocol, 6 | 17)
+            && local
+            && !ports.iter().any(|port| witnesses.contains(port))
     }
 
     /// Whether it is part of a leak.

@@ -62,6 +62,8 @@ pub const PROXY6: &str = "2001:db8::9";
 pub const PORT: u16 = 7777;
 /// The proxy's TCP port.
 pub const PROXY_PORT: u16 = 9050;
+/// The UDP port at which a proxy takes datagrams.
+pub const RELAY_PORT: u16 = 9054;
 /// The UDP port that is allowed by a rule.
 pub const ALLOWED_PORT: u16 = 9053;
 /// Where guests listen.

@@ -237,6 +237,11 @@ impl Stage {
         self.stop = stop;
     }
 
+    /// The listening sockets of the proxy.
+    pub fn proxy_listeners(&self) -> Vec<TcpListener> {
+        self.proxies.iter().map(|listener| listener.try_clone().unwrap()).collect()
+    }
+
     /// What arrived since the last time.
     pub fn truth(&self) -> Truth {
         let mut truth = Truth::default();
@@ -339,7 +344,8 @@ fn widen(listener: i32) {
     assert_eq!(unsafe { libc::listen(listener, 4096) }, 0);
 }
 
-fn receive(address: &str) -> UdpSocket {
+/// A UDP socket that loses nothing.
+pub fn receive(address: &str) -> UdpSocket {
     let socket = UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
     socket.set_nonblocking(true).unwrap();
     widen_buffer(socket.as_raw_fd(), 64 << 20);

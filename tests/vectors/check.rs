@@ -1,5 +1,7 @@
 //! Running one row in one mode, and judging what was seen.
 
+use super::redirected;
+use super::sink::Sink;
 use super::support::lsm_works;
 use super::support::programs::programs;
 use super::support::run::{Event, Outcome, Run, Status};
@@ -35,6 +37,8 @@ pub enum Mode {
     Block(&'static str),
     /// `--on-leak kill-tree`
     KillTree(&'static str),
+    /// `--on-leak redirect`
+    Redirect(&'static str),
 }
 
 impl Mode {
@@ -44,6 +48,7 @@ impl Mode {
             Self::Log(backend) => Some((backend, "log")),
             Self::Block(backend) => Some((backend, "block")),
             Self::KillTree(backend) => Some((backend, "kill-tree")),
+            Self::Redirect(backend) => Some((backend, "redirect")),
         }
     }
 }
@@ -79,6 +84,9 @@ pub fn skipped(rows: &[Vector]) -> Vec<(String, &'static str)> {
 /// Runs one row.
 pub fn check(row: &Vector, mode: Mode, user: Option<u32>) -> Result<(), String> {
     let mut row = row.clone();
+    if matches!(mode, Mode::Redirect(_)) {
+        redirected::adapt(&mut row);
+    }
     if user.is_some() && row.excepts(|it| *it == Exception::OutOfReach) && !row.options.contains(&USER_NAMESPACE) {
         row.address = At::Any;
     }
@@ -86,12 +94,14 @@ pub fn check(row: &Vector, mode: Mode, user: Option<u32>) -> Result<(), String> 
         row = Vector { address: At::Any, ..row }
             .except(Exception::MayBeRefusedInLog("out of reach before Linux 6.9"));
     }
-    if let Mode::Block(backend) | Mode::KillTree(backend) = mode
+    if let Mode::Block(backend) | Mode::KillTree(backend) | Mode::Redirect(backend) = mode
         && row.excepts(|it| *it == Exception::SocketRefused(backend))
     {
         (row.calls, row.address) = (&["socket"], At::Any);
     }
-    let by_lsm = mode.action().is_some_and(|(backend, _)| backend == "ebpf") && lsm_works();
+    // Rings don't wait for a proxy.
+    let judges_rings = |(backend, action)| backend == "ebpf" && action != "redirect";
+    let by_lsm = mode.action().is_some_and(judges_rings) && lsm_works();
     if row.excepts(|it| *it == Exception::OfRing) {
         if by_lsm {
             row.calls = &row.calls[1..];
@@ -119,13 +129,19 @@ pub fn check(row: &Vector, mode: Mode, user: Option<u32>) -> Result<(), String> 
 
 fn check_once(row: &Vector, mode: Mode, user: Option<u32>) -> Result<(), String> {
     let mut stage = Stage::new();
-    let (outcome, truth, served) = perform(&mut stage, row, mode, user);
+    let sink = matches!(mode, Mode::Redirect(_)).then(|| Sink::start(&stage));
+    let (outcome, mut truth, served) = perform(&mut stage, row, mode, user);
+    let passed = sink.map(Sink::finish).unwrap_or_default();
     let mut wrong = Vec::new();
     match mode {
         Mode::Native => natively(row, &outcome, &truth, served, &mut wrong),
         Mode::Log(backend) => log(row, backend, &outcome, &truth, served, &mut wrong),
         Mode::Block(backend) => block(row, backend, &outcome, &truth, served, &mut wrong),
         Mode::KillTree(backend) => kill_tree(row, backend, &outcome, &truth, served, &mut wrong),
+        Mode::Redirect(backend) => {
+            truth.packets.retain(|packet| !packet.is_within());
+            redirected::redirect(row, backend, &outcome, &truth, served, &passed, &mut wrong);
+        }
     }
     if wrong.is_empty() {
         return Ok(());
@@ -301,7 +317,7 @@ pub fn arrived(row: &Vector, truth: &Truth, outcome: &Outcome, served: bool) -> 
 }
 
 /// What may never have happened where a leak is stopped.
-fn nothing_arrived(row: &Vector, truth: &Truth, outcome: &Outcome, served: bool, wrong: &mut Vec<String>) {
+pub fn nothing_arrived(row: &Vector, truth: &Truth, outcome: &Outcome, served: bool, wrong: &mut Vec<String>) {
     let foreign = truth.foreign();
     if !foreign.is_empty() {
         wrong.push(format!("LEAK: {} arrivals, first {}", foreign.len(), foreign[0]));
@@ -345,7 +361,7 @@ fn find<'a>(row: &Vector, backend: &str, outcome: &'a Outcome) -> Result<Vec<&'a
 }
 
 /// What every traced run must show: its events, its summary, and nobody left behind.
-fn traced<'a>(
+pub fn traced<'a>(
     row: &Vector,
     backend: &'static str,
     action: &str,
@@ -395,7 +411,7 @@ fn traced<'a>(
     }
 }
 
-fn expect_status(outcome: &Outcome, allowed: &[i32], wrong: &mut Vec<String>) {
+pub fn expect_status(outcome: &Outcome, allowed: &[i32], wrong: &mut Vec<String>) {
     if !outcome.code().is_some_and(|code| allowed.contains(&code)) {
         wrong.push(format!("ended with {:?}, not {allowed:?}", outcome.status));
     }
@@ -433,7 +449,7 @@ fn log(
     }
 }
 
-fn block(
+pub fn block(
     row: &Vector,
     backend: &'static str,
     outcome: &Outcome,

@@ -165,6 +165,10 @@ pub enum Exception {
     OfRing,
     /// With this backend it isn't seen in log mode where the kernel takes no LSM programs.
     UnseenInLog(&'static str),
+    /// With `--on-leak redirect` these backends can't lead it through the proxy, and refuse it.
+    Unfit(&'static [&'static str], &'static str),
+    /// With `--on-leak redirect` it is led through the proxy as any other datagram.
+    LedAsAny(&'static str),
     /// Refused as a whole, the guest may end in any way.
     AnyStatus(&'static str),
 }
