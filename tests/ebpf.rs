@@ -245,6 +245,24 @@ fn filters() {
     }
 }
 
+/// A user is who he is outside of his user namespace.
+#[test]
+fn users_are_those_of_the_machine() {
+    let Some(_alone) = alone() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    let watcher = Watcher::start_with(&["--format=jsonl", "--calls=connect", "--filter=uid=65534"]);
+    let connect = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])))";
+    let status = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "--user", "--map-root-user"])
+        .args(["/usr/bin/python3", "-c", connect, &server.port().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+    let text = watcher.stop_for_text();
+    assert!(text.contains(&format!("\"address\":\"{server}\"")), "{text}");
+}
+
 /// While the reader stands still, events are lost: so many, and that is said where it happened.
 #[test]
 fn what_is_lost_is_counted() {

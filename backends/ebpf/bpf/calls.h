@@ -15,7 +15,7 @@ SECTION("tp_btf/sys_enter") int sys_enter(u64 *context)
 	struct pt_regs *regs = (struct pt_regs *)context[0];
 	int compat = is_compat(task);
 	u32 tid, tgid, uid, zero = 0;
-	struct call *call;
+	struct call *call, *known;
 	u8 op;
 
 	op = operation_of((u32)context[1], compat);
@@ -23,33 +23,38 @@ SECTION("tp_btf/sys_enter") int sys_enter(u64 *context)
 		return 0;
 	tid = task->pid;
 	tgid = task->tgid;
-	uid = (u32)current_uid_gid();
-	if (!is_wanted(task, tgid, uid, 1))
+	uid = own_uid_of(task);
+	known = map_lookup(&calls, &tid);
+	// Nobody leaves the tree but by ending.
+	if (!(known && filters == BY_TREE) && !is_wanted(task, tgid, uid, 1))
 		return 0;
-	call = map_lookup(&scratch, &zero);
+	call = known ? known : map_lookup(&scratch, &zero);
 	if (!call)
 		return 0;
 	clear(call);
-	call->op = op;
 	call->abi = compat ? ABI_COMPAT : ABI_NATIVE;
 	call->tid = tid;
 	call->tgid = tgid;
 	call->uid = uid;
 	arguments(call->args, regs, compat);
+	call->op = op;
 	if (op == OP_SOCKETCALL && multiplexed(call->args[0]) == OP_NONE)
-		return 0;
+		goto none;
 	if (op == OP_SOCKETCALL)
 		take_apart(call);
 	if (skips_unaddressed && call->op == OP_SENDTO && !call->args[4])
-		return 0;
+		goto none;
 	if (call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL) {
 		call->fd = (s32)call->args[0];
 		look_at(call, task);
 		if (call->op == OP_CONNECT || call->op == OP_LISTEN)
 			note_owner(call, (struct sock *)call->sk);
 	}
-	if (map_update(&calls, &tid, call, ANY))
+	if (!known && map_update(&calls, &tid, call, ANY))
 		count_lost();
+	return 0;
+none:
+	call->op = OP_NONE;
 	return 0;
 }
 
@@ -87,12 +92,17 @@ INLINE void punish(struct call *call)
 SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 {
 	struct task_struct *task = current_task_direct();
-	u32 tid = task->pid;
-	struct call *call = map_lookup(&calls, &tid);
+	struct pt_regs *regs = (struct pt_regs *)context[0];
 	s64 result = (s64)context[1];
-	u32 flags = HAS_RESULT;
+	u32 tid, flags = HAS_RESULT;
+	struct call *call;
 	struct sock *sk;
 
+	// Most calls are none of ours.
+	if (operation_of(call_number(regs), is_compat(task)) == OP_NONE)
+		return 0;
+	tid = task->pid;
+	call = call_of(tid);
 	if (!call)
 		return 0;
 	if (call->op == OP_SOCKETCALL && take_apart(call)) {
@@ -121,26 +131,26 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 	}
 	if (call->op == OP_LISTEN && result == 0)
 		note_listener(call);
-	add_stack(call, (struct pt_regs *)context[0]);
+	add_stack(call, regs);
 	emit_call(call, result, flags);
 out:
 	punish(call);
-	map_delete(&calls, &tid);
+	call->op = OP_NONE;
 	return 0;
 }
 
 // The call on whose behalf a hook runs for such an operation.
 INLINE struct call *call_in_hook(u8 op)
 {
-	struct task_struct *task = current_task();
-	u32 tid = READ(task->pid);
+	struct task_struct *task = current_task_direct();
+	u32 tid = task->pid;
 	struct io_worker *worker = 0;
 	struct call *thread, *call;
 	struct io_wq_work *work;
 	u64 request;
 
 	// A ring's own thread (SQPOLL) is marked as a worker too, but has no work queue.
-	if (READ(task->flags) & PF_IO_WORKER)
+	if (task->flags & PF_IO_WORKER)
 		worker = READ(task->worker_private);
 	if (worker) {
 		work = READ(worker->cur_work);
@@ -148,7 +158,7 @@ INLINE struct call *call_in_hook(u8 op)
 			return 0;
 		request = (u64)work - OFFSET_OF(((struct io_kiocb *)0)->work);
 	} else {
-		thread = map_lookup(&calls, &tid);
+		thread = call_of(tid);
 		if (!thread || thread->op != OP_IO_URING_ENTER)
 			return thread;
 		request = thread->connecting;

@@ -185,8 +185,7 @@ SECTION("sockops") int about_to_connect(struct bpf_sock_ops *context)
 	record->result = cookie;
 	record->message_flags = tcp->write_seq;
 	record->flags = HAS_LOCAL | HAS_PEER;
-	local_of(&record->local, (struct sock *)tcp, to->hole.family);
-	peer_of(&record->peer, (struct sock *)tcp, to->hole.family);
+	ends_of(&record->local, &record->peer, (struct sock *)tcp, to->hole.family);
 	__builtin_memcpy(record->name, &to->destination, sizeof(struct endpoint));
 	record->name_length = sizeof(struct endpoint);
 	ring_submit(record, 0);

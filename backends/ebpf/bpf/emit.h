@@ -6,6 +6,14 @@
 #include "socket.h"
 #include "socketcall.h"
 
+// The call that a thread is in.
+INLINE struct call *call_of(u32 tid)
+{
+	struct call *call = map_lookup(&calls, &tid);
+
+	return call && call->op != OP_NONE ? call : 0;
+}
+
 INLINE int is_request(struct call *call)
 {
 	return call->abi == ABI_IO_URING || call->abi == ABI_IO_URING_COMPAT;
@@ -234,11 +242,10 @@ GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
 	record->message_flags = message_flags_of(call->op, call->args);
 	sk = (struct sock *)call->sk;
 	if (sk && is_inet(call->family)) {
-		local_of(&record->local, sk, call->family);
-		record->flags |= HAS_LOCAL;
+		ends_of(&record->local, &record->peer, call->accepted ? (struct sock *)call->accepted : sk, call->family);
 		if (call->accepted)
-			sk = (struct sock *)call->accepted;
-		peer_of(&record->peer, sk, call->family);
+			local_of(&record->local, sk, call->family);
+		record->flags |= HAS_LOCAL;
 		if (record->peer.port)
 			record->flags |= HAS_PEER;
 	} else if (sk && call->family == AF_UNIX && !call->name_length) {
@@ -339,10 +346,7 @@ INLINE void look_at(struct call *call, struct task_struct *task)
 	call->netns = 0;
 	if (sk) {
 		call->has_socket = 1;
-		call->family = family_of(sk);
-		call->type = READ(sk->sk_type);
-		call->protocol = READ(sk->sk_protocol);
-		call->netns = netns_of_sock(sk);
+		look_at_sock(sk, &call->family, &call->type, &call->protocol, &call->netns);
 	} else {
 		call->netns = netns_of(task);
 	}

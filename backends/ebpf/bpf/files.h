@@ -48,8 +48,7 @@ SECTION("iter/task_file") int existing(struct bpf_iter__task_file *context)
 	record->result = READ(sk->__sk_common.skc_state);
 	record->flags = HAS_SOCKET;
 	if (is_inet(family)) {
-		local_of(&record->local, sk, family);
-		peer_of(&record->peer, sk, family);
+		ends_of(&record->local, &record->peer, sk, family);
 		record->flags |= HAS_LOCAL;
 		if (record->peer.port)
 			record->flags |= HAS_PEER;

@@ -11,20 +11,17 @@ const volatile u32 own_tgid;
 const volatile u32 filters;
 const volatile u32 cgroup_count;
 
-// Operations by system call number: the machine's own interface, and i386's.
-struct {
-	TYPE(MAP_ARRAY);
-	ENTRIES(512);
-	u32 *key;
-	u8 *value;
-} native_calls MAP;
+// More than any interface has.
+#define CALLS_OF_ABI 512
 
+// Operations by system call number: the machine's own interface, then i386's. One map: of two the kernel couldn't know in advance
+// which is asked, and would not compile the lookup in.
 struct {
 	TYPE(MAP_ARRAY);
-	ENTRIES(512);
+	ENTRIES(2 * CALLS_OF_ABI);
 	u32 *key;
 	u8 *value;
-} compat_calls MAP;
+} operations MAP;
 
 // Filters. Processes (IS_KNOWN, or HAS_ACTED). A tree of more processes is not judged any further, but ended, or said to be lost.
 struct {

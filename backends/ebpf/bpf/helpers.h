@@ -15,10 +15,8 @@ static long (*map_update)(void *map, const void *key, const void *value, u64 fla
 static long (*map_delete)(void *map, const void *key) = (void *)3;
 static u64 (*ktime)(void) = (void *)5;
 static u32 (*random)(void) = (void *)7;
-static u64 (*current_uid_gid)(void) = (void *)15;
 static long (*current_comm)(void *buffer, u32 size) = (void *)16;
-static struct task_struct *(*current_task)(void) = (void *)35;
-// As current_task, but for tracing programs, which may look into it directly.
+// Which may be looked into directly (`bpf_get_current_task_btf`).
 static struct task_struct *(*current_task_direct)(void) = (void *)158;
 static long (*current_under_cgroup)(void *map, u32 index) = (void *)37;
 static u64 (*cookie_of)(void *context) = (void *)46;

@@ -39,19 +39,19 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	struct task_struct *task = current_task_direct();
 	u64 key = (u64)request;
 	u8 op = operation_of_request(READ(request->opcode));
-	u32 tid = READ(task->pid), tgid, uid, zero = 0;
+	u32 tid = task->pid, tgid, uid, zero = 0;
 	struct call *call, *thread;
 	int compat;
 
-	thread = map_lookup(&calls, &tid);
+	thread = call_of(tid);
 	if (op == OP_NONE) {
 		// What the hooks see now is this request's, not the one's before.
 		if (thread)
 			thread->request = 0;
 		return 0;
 	}
-	tgid = READ(task->tgid);
-	uid = (u32)current_uid_gid();
+	tgid = task->tgid;
+	uid = own_uid_of(task);
 	if (!is_wanted(task, tgid, uid, 1))
 		return 0;
 	call = map_lookup(&scratch, &zero);

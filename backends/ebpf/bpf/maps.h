@@ -42,6 +42,7 @@ struct call {
 	u32 tid;
 	u32 uid;
 	u8 comm[16];
+	// OP_NONE where a thread is in no call.
 	u8 op;
 	u8 abi;
 	u8 source;
@@ -100,6 +101,7 @@ struct {
 	u64 *value;
 } passed MAP;
 
+// By thread, from its first call to its end: OP_NONE between calls.
 struct {
 	TYPE(MAP_HASH);
 	ENTRIES(32768);

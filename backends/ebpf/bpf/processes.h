@@ -46,7 +46,10 @@ SECTION("tp_btf/sched_process_fork") int process_fork(u64 *context)
 SECTION("tp_btf/sched_process_exec") int process_exec(u64 *context)
 {
 	struct task_struct *task = (struct task_struct *)context[0];
+	u32 former = (u32)context[1];
 
+	// A thread that executes a program becomes its process's first.
+	map_delete(&calls, &former);
 	if (is_wanted(task, READ(task->tgid), uid_of(task), 1))
 		emit_process(KIND_EXEC, task, 0);
 	return 0;
@@ -56,7 +59,7 @@ SECTION("tp_btf/sched_process_exit") int process_exit(u64 *context)
 {
 	struct task_struct *task = (struct task_struct *)context[0];
 	u32 tid = READ(task->pid), tgid = READ(task->tgid);
-	struct call *call = map_lookup(&calls, &tid);
+	struct call *call = call_of(tid);
 	struct signal_struct *signal;
 	int code;
 
@@ -67,8 +70,8 @@ SECTION("tp_btf/sched_process_exit") int process_exit(u64 *context)
 				name_at_exit(call, -1);
 			emit_call(call, 0, 0);
 		}
-		map_delete(&calls, &tid);
 	}
+	map_delete(&calls, &tid);
 	// The process ends with its last thread, in whatever order they go.
 	signal = READ(task->signal);
 	if (READ(signal->live.counter) != 0)

@@ -60,37 +60,86 @@ INLINE u32 netns_of_sock(struct sock *sk)
 	return READ(net->ns.inum);
 }
 
-INLINE void local_of(struct endpoint *to, struct sock *sk, u16 family)
-{
-	be32 ip;
+// The first bytes of a socket, with its addresses: one reading takes less time than one for each field.
+struct head {
+	u8 bytes[96];
+};
 
-	to->family = family;
-	// Not skc_num, which is gone when a connection closes.
-	to->port = READ(((struct inet_sock *)sk)->inet_sport);
-	to->scope = READ(sk->__sk_common.skc_bound_dev_if);
-	if (family == AF_INET6) {
-		read_kernel(to->ip, 16, (void *)__builtin_preserve_access_index(&sk->__sk_common.skc_v6_rcv_saddr));
+INLINE void head_of(struct head *head, struct sock *sk)
+{
+	if (read_kernel(head, sizeof(*head), &sk->__sk_common))
+		__builtin_memset(head, 0, sizeof(*head));
+}
+
+// A field from there, or, where a kernel has it further back, from the socket.
+#define FROM_HEAD(to, head, sk, field)                                                                          \
+	({                                                                                                      \
+		u64 at_ = OFFSET_OF(((struct sock_common *)0)->field);                                          \
+		if (at_ <= sizeof((head)->bytes) - sizeof(to))                                                  \
+			__builtin_memcpy(&(to), (head)->bytes + at_, sizeof(to));                               \
+		else                                                                                            \
+			read_kernel(&(to), sizeof(to),                                                          \
+				    (void *)__builtin_preserve_access_index(&(sk)->__sk_common.field)); \
+	})
+
+// They lie side by side in the kernels of today.
+INLINE void type_of(u16 *type, u16 *protocol, struct sock *sk)
+{
+	u16 both[2] = {};
+
+	if (OFFSET_OF(sk->sk_protocol) == OFFSET_OF(sk->sk_type) + 2) {
+		read_kernel(both, sizeof(both), (void *)__builtin_preserve_access_index(&sk->sk_type));
+		*type = both[0];
+		*protocol = both[1];
 	} else {
-		ip = READ(sk->__sk_common.skc_rcv_saddr);
-		__builtin_memset(to->ip, 0, 16);
-		__builtin_memcpy(to->ip, &ip, 4);
+		*type = READ(sk->sk_type);
+		*protocol = READ(sk->sk_protocol);
 	}
 }
 
-INLINE void peer_of(struct endpoint *to, struct sock *sk, u16 family)
+INLINE void look_at_sock(struct sock *sk, u16 *family, u16 *type, u16 *protocol, u32 *netns)
 {
+	struct net *net;
+	struct head head;
+
+	head_of(&head, sk);
+	FROM_HEAD(*family, &head, sk, skc_family);
+	FROM_HEAD(net, &head, sk, skc_net);
+	type_of(type, protocol, sk);
+	*netns = READ(net->ns.inum);
+}
+
+INLINE void ends_of(struct endpoint *local, struct endpoint *peer, struct sock *sk, u16 family)
+{
+	struct head head;
 	be32 ip;
 
-	to->family = family;
-	to->port = READ(sk->__sk_common.skc_dport);
-	to->scope = READ(sk->__sk_common.skc_bound_dev_if);
+	head_of(&head, sk);
+	local->family = family;
+	peer->family = family;
+	// Not skc_num, which is gone when a connection closes.
+	local->port = READ(((struct inet_sock *)sk)->inet_sport);
+	FROM_HEAD(peer->port, &head, sk, skc_dport);
+	FROM_HEAD(local->scope, &head, sk, skc_bound_dev_if);
+	peer->scope = local->scope;
 	if (family == AF_INET6) {
-		read_kernel(to->ip, 16, (void *)__builtin_preserve_access_index(&sk->__sk_common.skc_v6_daddr));
+		FROM_HEAD(local->ip, &head, sk, skc_v6_rcv_saddr);
+		FROM_HEAD(peer->ip, &head, sk, skc_v6_daddr);
 	} else {
-		ip = READ(sk->__sk_common.skc_daddr);
-		__builtin_memset(to->ip, 0, 16);
-		__builtin_memcpy(to->ip, &ip, 4);
+		__builtin_memset(local->ip, 0, 16);
+		__builtin_memset(peer->ip, 0, 16);
+		FROM_HEAD(ip, &head, sk, skc_rcv_saddr);
+		__builtin_memcpy(local->ip, &ip, 4);
+		FROM_HEAD(ip, &head, sk, skc_daddr);
+		__builtin_memcpy(peer->ip, &ip, 4);
 	}
+}
+
+INLINE void local_of(struct endpoint *to, struct sock *sk, u16 family)
+{
+	struct endpoint peer;
+
+	ends_of(to, &peer, sk, family);
 }
 
 // The name of a UNIX socket, as a sockaddr; its length, 0 where it has none.

@@ -27,9 +27,9 @@ SECTION("tp_btf/inet_sock_set_state") int set_state(u64 *context)
 	}
 	if (!owner && before == TCP_CLOSE && after == TCP_SYN_SENT) {
 		// In connect itself, on a socket beneath the one that was named (MPTCP).
-		task = current_task();
-		tid = READ(task->pid);
-		call = map_lookup(&calls, &tid);
+		task = current_task_direct();
+		tid = task->pid;
+		call = call_of(tid);
 		if (call && call->op == OP_CONNECT) {
 			note_owner(call, sk);
 			owner = map_lookup(&owners, &key);
@@ -50,8 +50,7 @@ SECTION("tp_btf/inet_sock_set_state") int set_state(u64 *context)
 			record->type = READ(sk->sk_type);
 			record->protocol = READ(sk->sk_protocol);
 			record->flags = HAS_SOCKET | HAS_LOCAL | HAS_PEER;
-			local_of(&record->local, sk, family);
-			peer_of(&record->peer, sk, family);
+			ends_of(&record->local, &record->peer, sk, family);
 			ring_submit(record, 0);
 		}
 	}

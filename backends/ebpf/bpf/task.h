@@ -11,6 +11,12 @@ INLINE u32 uid_of(struct task_struct *task)
 	return READ(cred->uid.val);
 }
 
+// Of the running thread, as current_task_direct() gives it. (The helper would tell the number that its user namespace has for it.)
+INLINE u32 own_uid_of(struct task_struct *task)
+{
+	return task->cred->uid.val;
+}
+
 INLINE u32 netns_of(struct task_struct *task)
 {
 	struct nsproxy *proxy = READ(task->nsproxy);
@@ -116,7 +122,11 @@ INLINE u32 call_number(struct pt_regs *regs)
 
 INLINE u8 operation_of(u32 number, int compat)
 {
-	u8 *op = compat ? map_lookup(&compat_calls, &number) : map_lookup(&native_calls, &number);
+	u32 index = compat ? number + CALLS_OF_ABI : number;
+	u8 *op;
 
+	if (number >= CALLS_OF_ABI)
+		return OP_NONE;
+	op = map_lookup(&operations, &index);
 	return op ? *op : OP_NONE;
 }

@@ -99,8 +99,7 @@ INLINE void describe_socket(struct transfer *told, struct sock *sk)
 	told->type = READ(sk->sk_type);
 	told->protocol = READ(sk->sk_protocol);
 	if (told->family == AF_INET || told->family == AF_INET6) {
-		local_of(&told->local, sk, told->family);
-		peer_of(&told->peer, sk, told->family);
+		ends_of(&told->local, &told->peer, sk, told->family);
 		told->about |= HAS_ENDPOINTS;
 		if (told->peer.port)
 			told->about |= HAS_PEER_NOW;

@@ -25,10 +25,12 @@ pub fn filter_bits(filters: &Filters, launched: bool) -> u32 {
 
 /// Says which call is what, by the numbers of the machine's own interface and of i386.
 pub fn fill_calls(bpf: &mut Ebpf, native: Vec<(u32, u8)>, compat: Vec<(u32, u8)>) -> Result<(), BackendError> {
-    for (name, numbers) in [("native_calls", native), ("compat_calls", compat)] {
-        let mut array: Array<&mut MapData, u8> = map(bpf, name)?;
-        for (number, code) in numbers {
-            array.set(number, code, 0).map_err(failed(name))?;
+    /// `CALLS_OF_ABI` of bpf/filters.h
+    const CALLS: u32 = 512;
+    let mut array: Array<&mut MapData, u8> = map(bpf, "operations")?;
+    for (first, numbers) in [(0, native), (CALLS, compat)] {
+        for (number, code) in numbers.into_iter().filter(|(number, _)| *number < CALLS) {
+            array.set(first.saturating_add(number), code, 0).map_err(failed("operations"))?;
         }
     }
     Ok(())

@@ -222,6 +222,7 @@ impl Programs {
         let room = |wanted: bool, entries| if wanted { entries } else { 1 };
         let diverts = aim.hooks.is_some_and(|hooks| hooks.holes.is_some());
         let has_requests = aim.hooks.is_none_or(|hooks| !hooks.requests.is_empty());
+        let follows_calls = has_requests || aim.hooks.is_none_or(|hooks| !hooks.tells_refusals_alone());
         let mut loader = EbpfLoader::new();
         let bpf = loader
             .btf(Some(&btf))
@@ -245,6 +246,7 @@ impl Programs {
             .map_max_entries("sources", room(diverts, 65_536))
             .map_max_entries("owners", room(aim.scope.states, 65_536))
             .map_max_entries("listeners", room(aim.scope.states, 4096))
+            .map_max_entries("calls", room(follows_calls, 32_768))
             .map_max_entries("requests", room(has_requests, 16_384))
             .map_max_entries("ring", if aim.hooks.is_some() { TREE_RING } else { RING })
             .override_global("wanted_states", &settings.wanted_states, true)
