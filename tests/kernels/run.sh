@@ -132,11 +132,11 @@ for one in "${series[@]}"; do
     tail --pid=$! -n +1 -F "$store/$one.log" 2> /dev/null | sed -u "s/^/$one: /" &
 done
 
-failed=()
+failed=() booted=$SECONDS
 for one in "${series[@]}"; do
     while kill -0 "${running[$one]}" 2> /dev/null; do
-        if [ "$SECONDS" -gt "${SECONDS_AT_MOST:-3600}" ]; then
-            echo "$one: stopped after $SECONDS s"
+        if [ $((SECONDS - booted)) -gt "${SECONDS_AT_MOST:-3600}" ]; then
+            echo "$one: stopped after $((SECONDS - booted)) s"
             kill "${running[$one]}"
             break
         fi
