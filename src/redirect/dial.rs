@@ -219,7 +219,9 @@ impl Dialing {
             Meeting::Met => self.join(inner),
             // As a flow would have passed it on.
             Meeting::Reset => {
-                self.proxy.as_ref().inspect(|proxy| sys::reset_on_close(proxy.as_fd()));
+                if let Some(proxy) = &self.proxy {
+                    sys::reset_on_close(proxy.as_fd());
+                }
                 Next::End
             }
             Meeting::Missed => {

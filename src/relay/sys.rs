@@ -14,6 +14,8 @@ pub const CLOSE: u8 = 7;
 pub const ESTABLISHED: u8 = 1;
 /// See [`CLOSE`].
 pub const SYN_SENT: u8 = 2;
+/// See [`CLOSE`].
+pub const SYN_RECV: u8 = 3;
 
 /// `SO_NETNS_COOKIE` (include/uapi/asm-generic/socket.h, Linux 5.14).
 const SO_NETNS_COOKIE: i32 = 71;
