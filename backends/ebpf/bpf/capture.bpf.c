@@ -44,7 +44,7 @@ SUBPROGRAM long tell_inherited(u32 fd, struct move *move)
 	told->fd = fd;
 	describe_caller(told, task);
 	describe_socket(told, (struct sock *)move->sk);
-	ring_submit(told, 0);
+	submit(told);
 	return 0;
 }
 
@@ -67,7 +67,7 @@ SECTION("tp_btf/sched_process_exec") int program_starts(u64 *context)
 		length = read_kernel_string(told->to, sizeof(told->to), READ(program->filename));
 		if (length > 1)
 			told->to_length = length - 1;
-		ring_submit(told, 0);
+		submit(told);
 	} else {
 		lose_record();
 	}
@@ -89,7 +89,7 @@ SECTION("raw_tp/kmem_cache_free") int object_freed(u64 *context)
 	key = *inode;
 	told = reserve_transfer(TOLD_GONE, key);
 	if (told) {
-		ring_submit(told, 0);
+		submit(told);
 		map_delete(&sockets, &key);
 	} else {
 		met = map_lookup(&sockets, &key);
@@ -133,7 +133,7 @@ SECTION("iter/task_file") int met_already(struct bpf_iter__task_file *context)
 	told->fd = context->fd;
 	describe_caller(told, task);
 	describe_socket(told, sk);
-	ring_submit(told, 0);
+	submit(told);
 	return 0;
 }
 

@@ -188,7 +188,7 @@ SECTION("sockops") int about_to_connect(struct bpf_sock_ops *context)
 	ends_of(&record->local, &record->peer, (struct sock *)tcp, to->hole.family);
 	__builtin_memcpy(record->name, &to->destination, sizeof(struct endpoint));
 	record->name_length = sizeof(struct endpoint);
-	ring_submit(record, 0);
+	submit(record);
 	return 1;
 }
 

@@ -2,6 +2,7 @@
 // From a call to the record of it.
 #pragma once
 
+#include "rings.h"
 #include "rules.h"
 #include "socket.h"
 #include "socketcall.h"
@@ -258,7 +259,7 @@ GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
 			record->source = FROM_SOCKET;
 		}
 	}
-	ring_submit(record, 0);
+	submit(record);
 	return 1;
 }
 
@@ -286,7 +287,8 @@ INLINE u64 emit_stack(u32 tid, struct pt_regs *regs)
 	stack->length = length;
 	stack->padding = 0;
 	read_kernel(stack->registers, USER_REGISTERS, regs);
-	ring_submit(stack, 0);
+	// Its call's record follows.
+	ring_submit(stack, NO_WAKEUP);
 	return time;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "filters.h"
+#include "rings.h"
 
 // What a call is to a capture.
 enum step {

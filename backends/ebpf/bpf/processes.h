@@ -18,7 +18,7 @@ INLINE void emit_process(u32 kind, struct task_struct *task, s64 value)
 	record->uid = uid_of(task);
 	read_kernel(record->comm, sizeof(record->comm), (void *)__builtin_preserve_access_index(&task->comm));
 	record->result = value;
-	ring_submit(record, 0);
+	submit(record);
 }
 
 SECTION("tp_btf/sched_process_fork") int process_fork(u64 *context)

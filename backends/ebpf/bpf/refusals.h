@@ -147,7 +147,7 @@ INLINE void emit_refusal(const struct refusal_of *what, struct entry *entry)
 			record->flags |= HAS_STACK;
 		}
 	}
-	ring_submit(record, 0);
+	submit(record);
 }
 
 // What is let go and not told: that it was, and who it was when he hadn't done it before.
@@ -171,7 +171,7 @@ INLINE void count_passed(struct task_struct *task, u8 *member, u8 op)
 	*member = HAS_ACTED;
 	record->tgid = task->tgid;
 	record->tid = task->pid;
-	ring_submit(record, 0);
+	submit(record);
 }
 
 INLINE int kills(void)

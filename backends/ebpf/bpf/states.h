@@ -51,7 +51,7 @@ SECTION("tp_btf/inet_sock_set_state") int set_state(u64 *context)
 			record->protocol = READ(sk->sk_protocol);
 			record->flags = HAS_SOCKET | HAS_LOCAL | HAS_PEER;
 			ends_of(&record->local, &record->peer, sk, family);
-			ring_submit(record, 0);
+			submit(record);
 		}
 	}
 	if (after == TCP_CLOSE)

@@ -7,7 +7,6 @@
 #include "socket.h"
 #include "task.h"
 
-#define NO_WAKEUP 1
 #define PAGE 4096
 
 // A walk over the caller's vectors. It isn't on the stack, of which the verifier follows each value.
@@ -430,6 +429,6 @@ GLOBAL int tell_call(struct move *move, u64 at, s64 result)
 	told->pieces = walk->pieces;
 	told->about |= walk->about;
 out:
-	ring_submit(told, 0);
+	submit(told);
 	return 0;
 }

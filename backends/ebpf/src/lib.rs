@@ -38,6 +38,7 @@
 //! - io_uring: Linux 6.0; of multishot requests the last completion alone.
 //! - x32 calls are not seen.
 
+mod attention;
 mod calls;
 mod capture;
 mod cgroup;

@@ -1,5 +1,6 @@
 //! The programs: loaded, and attached by descriptors, so that they go when this process does.
 
+use crate::attention::Attention;
 use crate::calls;
 use crate::guards::Guard;
 use crate::maps::{self, broken, broken_by, failed, of, open};
@@ -355,6 +356,11 @@ impl Programs {
 
     fn map<'m, M: TryFrom<&'m mut Map>>(&'m mut self, name: &'static str) -> Result<M, BackendError> {
         maps::map(&mut self.bpf, name)
+    }
+
+    /// Has the ring of records attended to; once.
+    pub fn have_attended(&mut self, attention: &mut Attention) -> Result<(), BackendError> {
+        attention.attend_to(&mut self.bpf)
     }
 
     /// Takes the ring of records (`ring`) or that of stacks (`stacks`); once.

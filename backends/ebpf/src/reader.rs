@@ -1,5 +1,6 @@
 //! Empties the ring of records.
 
+use crate::attention::Found;
 use crate::programs::Programs;
 use crate::record::{Record, StackRecord, flag};
 use crate::translate::{Clock, Translator};
@@ -9,13 +10,6 @@ use sockstrace_backend::observed::Observation;
 use sockstrace_backend::observed::UserStack;
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, RawFd};
-use std::time::Duration;
-
-/// After the first record of a burst the reader waits for more: the kernel wakes it for the first one alone.
-pub const GATHER: Duration = Duration::from_millis(2);
-
-/// How often lost records are looked for.
-pub const CHECK: Duration = Duration::from_millis(250);
 
 /// It.
 pub struct Reader {
@@ -44,26 +38,33 @@ impl Reader {
         self.ring.as_raw_fd()
     }
 
-    /// Takes what is there now, but not for ever: there may come more than can be written. Whether all was taken.
-    pub fn drain(&mut self, sink: &mut dyn FnMut(Observation)) -> bool {
+    /// Takes what is there now, but not for ever: there may come as much as can be read, or more.
+    pub fn drain(&mut self, sink: &mut dyn FnMut(Observation)) -> Found {
         const AT_ONCE: usize = 32_768;
-        let mut first = true;
+        let mut clock = None;
         for _ in 0..AT_ONCE {
-            let Some(item) = self.ring.next() else { return true };
-            if std::mem::take(&mut first) {
-                self.translator.set_clock(Clock::now());
-            }
+            let Some(item) = self.ring.next() else {
+                return if clock.is_none() { Found::Nothing } else { Found::All };
+            };
+            let clock = *clock.get_or_insert_with(|| {
+                let clock = Clock::now();
+                self.translator.set_clock(clock);
+                clock
+            });
             let record = Record::parse(&item);
             drop(item);
-            match record {
-                Some(record) => {
-                    let stack = self.stacks.of(&record);
-                    self.translator.translate(record, stack, sink);
-                }
-                None => sink(Observation::Lost(1)),
+            let Some(record) = record else {
+                sink(Observation::Lost(1));
+                continue;
+            };
+            let is_last = clock.is_before(record.time);
+            let stack = self.stacks.of(&record);
+            self.translator.translate(record, stack, sink);
+            if is_last {
+                return Found::All;
             }
         }
-        false
+        Found::Part
     }
 
     /// Translates records that came another way.

@@ -1,16 +1,17 @@
 //! Running a program: internet destinations are judged by the hooks in the kernel, everything else by the seccomp
 //! backend, which holds the rest of the calls up. Both tell the same handler, in order.
 
+use crate::attention::{Attention, CHECK, Found, GATHER, Woken};
 use crate::capture::{self, Capture};
 use crate::guardian::Guardian;
 use crate::guards::{self, Guard};
 use crate::programs::{Aim, Programs, Sources, TreeMaps};
-use crate::reader::{CHECK, GATHER, Reader};
+use crate::reader::Reader;
 use crate::{cgroup, probe, trial};
 use aya::maps::MapError;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollTimeout;
 use nix::unistd::pipe2;
 use sockstrace_backend::hooks::{Hooks, Then};
 use sockstrace_backend::observed::{Filters, Observation, Scope};
@@ -24,7 +25,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Runs it.
 pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<Ended, BackendError> {
@@ -69,7 +70,11 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     }
     let maps = programs.tree_maps()?;
     let both = Arc::new(Both { handler, reader: Mutex::new(reader), sources: Mutex::new(sources) });
-    let listener = Listener::start(&both, maps, hooks)?;
+    // The tree that dies must be ended at once, and who waits at a hole must not wait for us.
+    let hurries = hooks.holes.is_some() || hooks.refusal.is_some_and(|refusal| refusal.then == Then::TreeDies);
+    let mut attention = Attention::new(if hurries { Duration::ZERO } else { GATHER });
+    programs.have_attended(&mut attention)?;
+    let listener = Listener::start(&both, maps, attention, hooks)?;
     let told: Arc<dyn Handler> = Arc::<Both>::clone(&both);
     let mut payloads = None;
     let ended = SeccompBackend::new().run_with(command, &plan, &told, |child| {
@@ -84,7 +89,7 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     if let Some(payloads) = payloads {
         payloads.stop();
     }
-    while !both.catch_up() {}
+    while both.catch_up() == Found::Part {}
     both.reader().tell_counts(&mut |observation| both.handler.observed(observation));
     ended
 }
@@ -106,8 +111,8 @@ impl Both {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells what has happened until now; not for ever, as there may come more than can be told. Whether it was all.
-    fn catch_up(&self) -> bool {
+    /// Tells what has happened until now; not for ever, as there may come more than can be told.
+    fn catch_up(&self) -> Found {
         self.reader().drain(&mut |observation| match observation {
             Observation::Diverted(diverted) => {
                 self.handler.diverted(diverted, &mut |source| self.show(diverted.cookie, source));
@@ -168,18 +173,20 @@ struct Listener {
 }
 
 impl Listener {
-    fn start(both: &Arc<Both>, maps: TreeMaps, hooks: &Hooks) -> Result<Self, BackendError> {
+    fn start(
+        both: &Arc<Both>,
+        maps: TreeMaps,
+        attention: Attention,
+        hooks: &Hooks,
+    ) -> Result<Self, BackendError> {
         let (stopped, stop) = pipe2(OFlag::O_CLOEXEC).map_err(BackendError::doing("making a pipe"))?;
-        // The tree that dies must be ended at once, and who waits at a hole must not wait for us.
-        let hurries = hooks.holes.is_some() || hooks.refusal.is_some_and(|refusal| refusal.then == Then::TreeDies);
-        let gather = if hurries { Duration::ZERO } else { GATHER };
         // Counts must be fetched: nobody is woken for them.
         let counts = !hooks.counted.is_empty();
         let both = Arc::clone(both);
         let (tell, started) = sync_channel(1);
         let builder = std::thread::Builder::new().name("records".into());
         let thread =
-            builder.spawn(move || listen(&both, &maps, &stopped, (gather, counts), &tell)).map_err(|error| {
+            builder.spawn(move || listen(&both, &maps, &stopped, (attention, counts), &tell)).map_err(|error| {
                 BackendError::Failed("starting a thread".into(), sockstrace_backend::filter::errno_of(&error))
             })?;
         match started.recv() {
@@ -200,7 +207,7 @@ fn listen(
     both: &Both,
     maps: &TreeMaps,
     stopped: &OwnedFd,
-    (gather, counts): (Duration, bool),
+    (mut attention, counts): (Attention, bool),
     tell: &SyncSender<Result<(), BackendError>>,
 ) {
     let guardian = match Guardian::start(maps) {
@@ -215,26 +222,25 @@ fn listen(
     let ring = both.reader().descriptor();
     // SAFETY: the ring, and with it the descriptor, lives as long as `both`.
     let ring = unsafe { BorrowedFd::borrow_raw(ring) };
-    let mut busy = false;
+    let check = PollTimeout::from(CHECK.as_millis() as u16);
+    let mut checked = Instant::now();
+    let mut at_most = if counts { check } else { PollTimeout::NONE };
     loop {
-        let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
-        let timeout = if busy || counts { PollTimeout::from(CHECK.as_millis() as u16) } else { PollTimeout::NONE };
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            // Nothing is documented for valid descriptors. What the hooks tell is still taken in before each call.
-            Err(_) => break,
-        }
-        let [records, end] = &fds;
-        let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        if is_ready(end) {
-            break;
-        }
-        busy = is_ready(records);
-        if busy {
-            std::thread::sleep(gather);
-            both.catch_up();
+        match attention.wait(&[ring], stopped.as_fd(), at_most) {
+            Ok(Woken::ToLook) => {
+                attention.found(both.catch_up());
+                at_most = check;
+                if checked.elapsed() < CHECK {
+                    continue;
+                }
+            }
+            Ok(Woken::InVain) if !counts => at_most = PollTimeout::NONE,
+            Ok(Woken::InVain) => {}
+            // No error is documented for valid descriptors. What the hooks tell is still taken in before each call.
+            Ok(Woken::ToEnd) | Err(_) => break,
         }
         both.reader().tell_counts(&mut |observation| both.handler.observed(observation));
+        checked = Instant::now();
     }
     guardian.dismiss();
 }

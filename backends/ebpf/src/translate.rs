@@ -25,11 +25,13 @@ pub struct Translator {
 pub struct Clock {
     /// The time of day at the monotonic clock's zero.
     zero: SystemTime,
+    /// When it was read: nanoseconds of the monotonic clock.
+    read: u64,
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { zero: SystemTime::UNIX_EPOCH }
+        Self { zero: SystemTime::UNIX_EPOCH, read: 0 }
     }
 }
 
@@ -40,7 +42,13 @@ impl Clock {
         // SAFETY: a valid clock, and a timespec to write to.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut since) };
         let since = Duration::new(since.tv_sec.unsigned_abs(), since.tv_nsec.unsigned_abs() as u32);
-        Self { zero: SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH) }
+        let zero = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
+        Self { zero, read: since.as_nanos() as u64 }
+    }
+
+    /// Whether a record was written after this clock was read.
+    pub fn is_before(self, nanoseconds: u64) -> bool {
+        self.read < nanoseconds
     }
 
     /// The time of day of a record.

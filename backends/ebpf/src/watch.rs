@@ -1,11 +1,11 @@
 //! Watching: everything attached, the ring emptied until somebody ends it.
 
+use crate::attention::{Attention, CHECK, GATHER, Woken};
 use crate::capture::Capture;
 use crate::programs::{Aim, Programs};
-use crate::reader::{CHECK, GATHER, Reader};
+use crate::reader::Reader;
 use crate::{cgroup, probe, rings};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollTimeout;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use sockstrace_backend::observed::{Observer, Scope};
@@ -29,6 +29,8 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
     }
     let mut programs = Programs::load(Aim { scope, hooks: None })?;
     let mut reader = Reader::of(&mut programs)?;
+    let mut attention = Attention::new(GATHER);
+    programs.have_attended(&mut attention)?;
     programs.attach(&root, Aim { scope, hooks: None })?;
     programs.catch_up(scope)?;
     // With a cgroup filter it can't be told whose sockets are wanted: they are learnt by their use.
@@ -48,6 +50,7 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
     let mut capture =
         observer.captures().map(|wanted| Capture::load(&wanted, &scope.filters, false)).transpose()?;
     if let Some(capture) = &mut capture {
+        capture.have_attended(&mut attention)?;
         capture.attach()?;
         capture.catch_up(&scope.filters)?;
         let told = if scope.filters.cgroups.is_empty() {
@@ -65,7 +68,7 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
         reader.translate_all(&existing, &mut |observation| observer.observe(observation));
     }
     let mut is_over = || if scope.attaches { programs.is_tree_empty() } else { Ok(false) };
-    let result = read_until(&mut reader, capture.as_mut(), &signalled, observer, &mut is_over);
+    let result = read_until(&mut reader, capture.as_mut(), attention, &signalled, observer, &mut is_over);
     // Detached before the last look, so that it is the last.
     drop(programs);
     reader.drain(&mut |observation| observer.observe(observation));
@@ -88,6 +91,7 @@ fn require_alive(pids: &[Pid]) -> Result<(), BackendError> {
 fn read_until(
     reader: &mut Reader,
     mut capture: Option<&mut Capture>,
+    mut attention: Attention,
     signals: &SignalFd,
     observer: &dyn Observer,
     is_over: &mut dyn FnMut() -> Result<bool, BackendError>,
@@ -95,36 +99,31 @@ fn read_until(
     let mut checked = Instant::now();
     // SAFETY: the ring, and with it the descriptor, lives as long as the reader.
     let ring = unsafe { BorrowedFd::borrow_raw(reader.descriptor()) };
-    // SAFETY: as above; where there is no capture, the records' ring takes its place.
-    let payloads = capture.as_ref().map_or(ring, |it| unsafe { BorrowedFd::borrow_raw(it.descriptor()) });
+    // SAFETY: as above.
+    let payloads = capture.as_ref().map(|it| unsafe { BorrowedFd::borrow_raw(it.descriptor()) });
+    let rings: Vec<_> = [ring].into_iter().chain(payloads).collect();
     // Where nothing is lost nothing must be looked for: no wake-ups of an idle machine.
-    let mut busy = false;
+    let mut at_most = PollTimeout::NONE;
     loop {
-        let mut fds =
-            [ring, signals.as_fd(), payloads].map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
-        let timeout = if busy { PollTimeout::from(CHECK.as_millis() as u16) } else { PollTimeout::NONE };
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(BackendError::Failed("waiting for records".into(), errno)),
-        }
-        let [records, end, payloads] = &fds;
-        let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        if is_ready(end) {
-            return Ok(());
-        }
-        busy = is_ready(records) || is_ready(payloads);
-        if busy {
-            std::thread::sleep(GATHER);
-            reader.drain(&mut |observation| observer.observe(observation));
-            if let Some(capture) = &mut capture {
-                capture.drain(&mut |captured| observer.captured(captured));
+        let woken = attention.wait(&rings, signals.as_fd(), at_most);
+        let woken = woken.map_err(|errno| BackendError::Failed("waiting for records".into(), errno))?;
+        match woken {
+            Woken::ToEnd => return Ok(()),
+            Woken::InVain => at_most = PollTimeout::NONE,
+            Woken::ToLook => {
+                let mut found = reader.drain(&mut |observation| observer.observe(observation));
+                if let Some(capture) = &mut capture {
+                    found = found.max(capture.drain(&mut |captured| observer.captured(captured)));
+                }
+                attention.found(found);
+                at_most = PollTimeout::from(CHECK.as_millis() as u16);
             }
         }
         // The last one's end was a record too, and so are the ends that came before the first look.
         if is_over()? {
             return Ok(());
         }
-        if !busy || checked.elapsed() >= CHECK {
+        if woken == Woken::InVain || checked.elapsed() >= CHECK {
             reader.tell_counts(&mut |observation| observer.observe(observation));
             if let Some(capture) = &mut capture {
                 capture.tell_lost(&mut |captured| observer.captured(captured));

@@ -12,6 +12,7 @@ mod thread;
 
 pub use thread::Thread;
 
+use crate::attention::{Attention, Found};
 use crate::maps::{self, failed, of};
 use crate::programs::{NO_PROGRAMS, brief, chain};
 use crate::translate::Clock;
@@ -166,12 +167,17 @@ impl Capture {
         self.ring.as_raw_fd()
     }
 
-    /// Takes what is there now, but not for ever. Whether that was all.
-    pub fn drain(&mut self, sink: &mut dyn FnMut(Captured)) -> bool {
+    /// Has this ring attended to, too; once.
+    pub fn have_attended(&mut self, attention: &mut Attention) -> Result<(), BackendError> {
+        attention.attend_to(self.attached()?)
+    }
+
+    /// Takes what is there now, but not for ever.
+    pub fn drain(&mut self, sink: &mut dyn FnMut(Captured)) -> Found {
         const AT_ONCE: usize = 16_384;
         let mut first = true;
         for _ in 0..AT_ONCE {
-            let Some(item) = self.ring.next() else { return true };
+            let Some(item) = self.ring.next() else { return if first { Found::Nothing } else { Found::All } };
             if std::mem::take(&mut first) {
                 self.assembler.set_clock(Clock::now());
             }
@@ -180,7 +186,7 @@ impl Capture {
                 None => sink(Captured::Lost(1)),
             }
         }
-        false
+        Found::Part
     }
 
     /// Tells how many records were lost since the last time.
@@ -196,7 +202,7 @@ impl Capture {
     /// Detaches the programs, and tells what is left, and what was lost and couldn't be told.
     pub fn finish(&mut self, sink: &mut dyn FnMut(Captured)) {
         self.bpf = None;
-        while !self.drain(sink) {}
+        while self.drain(sink) == Found::Part {}
         self.assembler.finish(sink);
         for (inode, Met([bytes_in, bytes_out, calls_in, calls_out, _])) in self.sockets.iter().flatten() {
             let missed = Missed { calls_in, bytes_in, calls_out, bytes_out };

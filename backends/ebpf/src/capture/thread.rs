@@ -1,10 +1,9 @@
 //! The thread that empties the ring of payloads while a program runs.
 
 use super::Capture;
-use crate::reader::{CHECK, GATHER};
-use nix::errno::Errno;
+use crate::attention::{Attention, CHECK, GATHER, Woken};
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollTimeout;
 use nix::unistd::pipe2;
 use sockstrace_backend::filter::errno_of;
 use sockstrace_backend::{BackendError, Handler};
@@ -21,12 +20,14 @@ pub struct Thread {
 
 impl Thread {
     /// Starts it.
-    pub fn start(capture: Capture, handler: &Arc<dyn Handler>) -> Result<Self, BackendError> {
+    pub fn start(mut capture: Capture, handler: &Arc<dyn Handler>) -> Result<Self, BackendError> {
+        let mut attention = Attention::new(GATHER);
+        capture.have_attended(&mut attention)?;
         let (stopped, stop) = pipe2(OFlag::O_CLOEXEC).map_err(BackendError::doing("making a pipe"))?;
         let told = Arc::clone(handler);
         let builder = std::thread::Builder::new().name("payloads".into());
         let worker = builder
-            .spawn(move || listen(capture, &stopped, &told))
+            .spawn(move || listen(capture, attention, &stopped, &told))
             .map_err(|error| BackendError::Failed("starting a thread".into(), errno_of(&error)))?;
         Ok(Self { worker, stop, handler: Arc::clone(handler) })
     }
@@ -41,29 +42,22 @@ impl Thread {
     }
 }
 
-fn listen(mut capture: Capture, stopped: &OwnedFd, handler: &Arc<dyn Handler>) -> Capture {
+fn listen(mut capture: Capture, mut attention: Attention, stopped: &OwnedFd, handler: &Arc<dyn Handler>) -> Capture {
     // SAFETY: the ring, and with it the descriptor, lives as long as `capture`.
     let ring = unsafe { BorrowedFd::borrow_raw(capture.descriptor()) };
-    let mut busy = false;
+    let mut at_most = PollTimeout::NONE;
     loop {
-        let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
-        let timeout = if busy { PollTimeout::from(CHECK.as_millis() as u16) } else { PollTimeout::NONE };
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            // Nothing is documented for valid descriptors. What is in the ring is told at the end.
-            Err(_) => return capture,
-        }
-        let [records, end] = &fds;
-        let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        if is_ready(end) {
-            return capture;
-        }
-        busy = is_ready(records);
-        if busy {
-            std::thread::sleep(GATHER);
-            capture.drain(&mut |captured| handler.captured(captured));
-        } else {
-            capture.tell_lost(&mut |captured| handler.captured(captured));
+        match attention.wait(&[ring], stopped.as_fd(), at_most) {
+            Ok(Woken::ToLook) => {
+                attention.found(capture.drain(&mut |captured| handler.captured(captured)));
+                at_most = PollTimeout::from(CHECK.as_millis() as u16);
+            }
+            Ok(Woken::InVain) => {
+                capture.tell_lost(&mut |captured| handler.captured(captured));
+                at_most = PollTimeout::NONE;
+            }
+            // No error is documented for valid descriptors. What is in the ring is told at the end.
+            Ok(Woken::ToEnd) | Err(_) => return capture,
         }
     }
 }
