@@ -1,9 +1,9 @@
 /* A guest that makes one kind of call in a loop and prints what one costs, in nanoseconds.
  *
- *   calls KIND COUNT THREADS
+ *   calls KIND COUNT THREADS [A_SECOND]
  *
  * The addresses are on loopback. Each thread makes COUNT calls; what is printed is the wall time of all of them.
- * With 0 THREADS the process's first thread makes them, and the process has no other.
+ * With 0 THREADS the process's first thread makes them, and the process has no other. With A_SECOND they make no more than that.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -21,6 +21,8 @@
 
 static const char *kind;
 static long count;
+/* Nanoseconds from one call of a thread to its next. */
+static double interval;
 static pthread_barrier_t start;
 /* When the first thread began, in nanoseconds. */
 static _Atomic long began;
@@ -79,6 +81,8 @@ static void *run(void *unused)
 	long nobody = 0;
 	atomic_compare_exchange_strong(&began, &nobody, now());
 	for (long i = 0; i < count; i++) {
+		while (interval > 0 && now() < began + (long)(i * interval))
+			;
 		if (!strcmp(kind, "connect")) {
 			check(connect(udp, (void *)&to, sizeof to) == 0);
 		} else if (!strcmp(kind, "connect-tcp")) {
@@ -119,7 +123,7 @@ static void *run(void *unused)
 
 int main(int argc, char **argv)
 {
-	if (argc != 4)
+	if (argc != 4 && argc != 5)
 		return 2;
 	kind = argv[1];
 	count = atol(argv[2]);
@@ -127,6 +131,8 @@ int main(int argc, char **argv)
 	pthread_t thread[64];
 	if (threads < 0 || threads > 64)
 		return 2;
+	if (argc == 5)
+		interval = 1e9 * (threads ? threads : 1) / atof(argv[4]);
 	pthread_barrier_init(&start, NULL, threads ? threads + 1 : 1);
 	for (int i = 0; i < threads; i++)
 		pthread_create(&thread[i], NULL, run, NULL);

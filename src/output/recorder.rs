@@ -4,6 +4,7 @@
 //!   being written, or wait for their stacks: then it comes behind them.
 //! - An allowed call, of which there may be a hundred thousand a second, may tarry for a moment: a thread of its
 //!   own words and writes many at once, while the program goes on.
+//! - What a backend tells of calls that are over is worded at once, and written with what it tells next.
 //! - An event with a stack goes to the same queue, and behind it all others: the thread waits for the stack and
 //!   names it.
 
@@ -203,6 +204,26 @@ impl Recorder {
             let before = queue.waiting.drain(..).map(|(slip, _)| slip.event);
             return self.0.write(before.chain([slip.event]));
         }
+        self.enqueue(queue, slip, tarries);
+    }
+
+    /// As [`Recorder::write`], for one of many: it is written with those that follow, and before
+    /// [`Recorder::flush`] returns unless it waits for a stack, or behind one.
+    pub fn add(&self, slip: Slip) {
+        let queue = self.0.queue();
+        if slip.stack.is_none() && queue.is_idle() {
+            // With the queue's lock, as above.
+            return self.0.writer().add(slip.event);
+        }
+        self.enqueue(queue, slip, true);
+    }
+
+    /// Writes what was added.
+    pub fn flush(&self) {
+        self.0.writer().flush();
+    }
+
+    fn enqueue(&self, mut queue: MutexGuard<'_, Queue>, slip: Slip, tarries: bool) {
         while queue.waiting.len() >= QUEUED {
             queue = self.0.moved.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -336,7 +357,7 @@ impl Writer {
         let before = self.lines.len();
         match self.output.write(&event, &mut self.lines) {
             Ok(()) => {
-                if before > 0 && self.lines.len() > libc::PIPE_BUF {
+                if before > 0 && self.lines.len() > self.sink.at_once() {
                     self.sink.write(self.lines.get(..before).unwrap_or_default(), &self.ends);
                     self.lines.drain(..before);
                     self.ends.clear();
@@ -350,8 +371,7 @@ impl Writer {
         }
     }
 
-    /// Writes what is worded: whole lines, and no more at once than a pipe takes in one piece, so that they
-    /// don't mix with what others write there.
+    /// Writes what is worded.
     fn flush(&mut self) {
         self.sink.write(&self.lines, &self.ends);
         self.lines.clear();
@@ -430,5 +450,42 @@ mod tests {
         assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [(1, true), (2, false), (3, true)]);
         recorder.write(numbered(4).into());
         assert_eq!(receiver.try_recv(), Ok((4, false)));
+    }
+
+    #[test]
+    fn what_is_added_is_written_with_what_follows_and_in_its_place() {
+        let path = std::env::temp_dir().join(format!("sockstrace-added-{}", std::process::id()));
+        let recorder = Recorder::open(Format::Jsonl, Some(&path)).unwrap();
+        let numbered = |fd| crate::event::tests::call(|call| call.fd = Some(fd));
+        let written = || {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let number = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["fd"].as_i64();
+            text.lines().map(|line| number(line).unwrap()).collect::<Vec<_>>()
+        };
+        recorder.add(numbered(0).into());
+        assert!(written().is_empty());
+        recorder.flush();
+        assert_eq!(written(), [0]);
+        recorder.add(numbered(1).into());
+        recorder.write(leak_numbered(2).into());
+        assert_eq!(written(), [0, 1, 2]);
+        let (first, awaited) = promise(&std::sync::Arc::default());
+        recorder.add(Slip { event: numbered(3), stack: Some(awaited) });
+        recorder.add(numbered(4).into());
+        recorder.flush();
+        recorder.settle(Duration::from_millis(20));
+        assert_eq!(written(), [0, 1, 2]);
+        drop(first);
+        recorder.settle(Duration::from_secs(10));
+        assert_eq!(written(), [0, 1, 2, 3, 4]);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    fn leak_numbered(number: i32) -> Event {
+        let mut event = leak();
+        if let Body::Syscall(call) = &mut event.body {
+            call.fd = Some(number);
+        }
+        event
     }
 }

@@ -11,6 +11,9 @@ use std::path::Path;
 /// How long a reader of a non-blocking pipe or terminal may keep us waiting before an event is lost.
 const PATIENCE_MS: u16 = 2_000;
 
+/// Bytes that a regular file takes at once; more would only lie in memory for longer.
+const AT_ONCE: usize = 64 << 10;
+
 /// Where lines go. Errors are counted, never returned: judging goes on.
 #[derive(Debug)]
 pub struct Sink {
@@ -24,6 +27,8 @@ pub struct Sink {
     dropped: u64,
     /// What stands in the line of the cursor is not ours ([`super::live`]).
     shared_line: bool,
+    /// See [`Sink::at_once`].
+    at_once: usize,
 }
 
 impl Sink {
@@ -44,7 +49,9 @@ impl Sink {
     }
 
     fn new(file: File, name: Option<String>) -> Self {
-        Self { file, name, in_line: false, patience: PATIENCE_MS, dropped: 0, shared_line: false }
+        let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let at_once = if is_regular { AT_ONCE } else { libc::PIPE_BUF };
+        Self { file, name, in_line: false, patience: PATIENCE_MS, dropped: 0, shared_line: false, at_once }
     }
 
     /// Whether a person watches, on a terminal, and doesn't mind colour (<https://no-color.org>).
@@ -59,6 +66,13 @@ impl Sink {
     /// From now on lines are written over whatever stands where the cursor is.
     pub fn share_line(&mut self) {
         self.shared_line = true;
+    }
+
+    /// How many bytes of several events to write at once: what others write there too isn't to come between them, and a
+    /// pipe takes no more in one piece (pipe(7)).
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// How many events were lost.

@@ -162,7 +162,7 @@ impl Pipeline {
                 seen.hooked.lost = seen.hooked.lost.saturating_add(count);
                 let lost = Lost { backend: seen.backend, dropped: count };
                 drop(seen);
-                self.recorder.write(Event::now(Body::Lost(lost)).into());
+                self.recorder.add(Event::now(Body::Lost(lost)).into());
             }
             Observation::Acted(actor) => {
                 self.seen().processes.insert(actor.pid);
@@ -178,6 +178,7 @@ impl Pipeline {
             Observation::Exit(_, actor, _) => {
                 self.seen().hooked.processes.remove(&actor.pid);
             }
+            Observation::CaughtUp => self.recorder.flush(),
             Observation::State(_) | Observation::Existing(_) | Observation::Diverted(_) => {}
         }
     }
@@ -223,7 +224,7 @@ impl Pipeline {
                 promise.keep_copy(Pid::from_raw(seen.actor.pid), copy);
                 awaited
             });
-            self.recorder.write(Slip { event: Event::at(seen.time, Body::Syscall(call)), stack });
+            self.recorder.add(Slip { event: Event::at(seen.time, Body::Syscall(call)), stack });
         }
         match action {
             Action::Kill if seen.interface == Interface::Unknown => {

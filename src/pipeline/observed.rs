@@ -153,7 +153,7 @@ impl Witness {
             call.set_result(result);
         }
         drop(state);
-        self.recorder.write(Event::at(seen.time, Body::Syscall(call)).into());
+        self.recorder.add(Event::at(seen.time, Body::Syscall(call)).into());
     }
 
     /// Whether what is no leak is recorded: for the file, or for an onlooker.
@@ -184,7 +184,7 @@ impl Witness {
         state.leaks = state.leaks.saturating_add(u64::from(call.class.is_some()));
         state.processes.insert(socket.actor.pid);
         drop(state);
-        self.recorder.write(Event::at(socket.time, Body::Syscall(call)).into());
+        self.recorder.add(Event::at(socket.time, Body::Syscall(call)).into());
     }
 
     fn state_change(&self, change: &StateChange) {
@@ -205,7 +205,7 @@ impl Witness {
             new: event::TcpStateName(change.new),
         };
         drop(state);
-        self.recorder.write(Event::at(change.time, Body::TcpState(body)).into());
+        self.recorder.add(Event::at(change.time, Body::TcpState(body)).into());
     }
 
     fn process(&self, time: SystemTime, actor: &Actor, change: Change, wait_status: i32) {
@@ -231,7 +231,7 @@ impl Witness {
         };
         drop(state);
         let process = Process { who, event: change, status, signal };
-        self.recorder.write(Event::at(time, Body::Process(process)).into());
+        self.recorder.add(Event::at(time, Body::Process(process)).into());
     }
 
     fn lost(&self, count: u64) {
@@ -239,7 +239,7 @@ impl Witness {
         state.lost = state.lost.saturating_add(count);
         drop(state);
         let lost = Lost { backend: self.backend, dropped: count };
-        self.recorder.write(Event::now(Body::Lost(lost)).into());
+        self.recorder.add(Event::now(Body::Lost(lost)).into());
     }
 
     fn who(&self, state: &mut State, actor: &Actor) -> Who {
@@ -270,6 +270,7 @@ impl Observer for Witness {
             Observation::Exec(time, actor) => self.process(time, &actor, Change::Exec, 0),
             Observation::Exit(time, actor, status) => self.process(time, &actor, Change::Exit, status),
             Observation::Lost(count) => self.lost(count),
+            Observation::CaughtUp => self.recorder.flush(),
             // Where nothing is refused, everything is told.
             Observation::Acted(_) | Observation::Passed(_) | Observation::Diverted(_) => {}
         }

@@ -309,6 +309,8 @@ pub enum Observation {
     Passed(u64),
     /// So many of the above were lost since the last report of this.
     Lost(u64),
+    /// All that had happened by now has been told.
+    CaughtUp,
 }
 
 /// Whom observations are told. Called by one thread.

@@ -348,7 +348,7 @@ INLINE void look_at(struct call *call, struct task_struct *task)
 	call->netns = 0;
 	if (sk) {
 		call->has_socket = 1;
-		look_at_sock(sk, &call->family, &call->type, &call->protocol, &call->netns);
+		look_at_sock(sk, task, &call->family, &call->type, &call->protocol, &call->netns);
 	} else {
 		call->netns = netns_of(task);
 	}

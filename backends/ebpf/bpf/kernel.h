@@ -189,6 +189,11 @@ struct socket {
 	struct sock *sk;
 } RELOCATED;
 
+struct socket_alloc {
+	struct socket socket;
+	struct inode vfs_inode;
+} RELOCATED;
+
 struct msghdr {
 	void *msg_name;
 	int msg_namelen;

@@ -5,15 +5,28 @@
 #include "helpers.h"
 #include "shared.h"
 
+// A socket lies before its inode (`struct socket_alloc` of include/net/sock.h): one reading takes both. What lies before another
+// inode is not looked at.
 INLINE struct sock *sock_of_file(struct file *file)
 {
 	struct inode *inode = READ(file->f_inode);
-	struct socket *socket;
+	u64 inode_at = OFFSET_OF(((struct socket_alloc *)0)->vfs_inode);
+	u64 mode_at = inode_at + OFFSET_OF(((struct inode *)0)->i_mode);
+	u64 at = OFFSET_OF(((struct socket_alloc *)0)->socket.sk);
+	u8 bytes[160];
+	struct sock *sk;
+	u16 mode;
 
-	if ((READ(inode->i_mode) & S_IFMT) != S_IFSOCK)
-		return 0;
-	socket = READ(file->private_data);
-	return READ(socket->sk);
+	if (at <= sizeof(bytes) - sizeof(sk) && mode_at <= sizeof(bytes) - sizeof(mode)) {
+		if (read_kernel(bytes, sizeof(bytes), (u8 *)inode - inode_at))
+			return 0;
+		__builtin_memcpy(&sk, bytes + at, sizeof(sk));
+		__builtin_memcpy(&mode, bytes + mode_at, sizeof(mode));
+	} else {
+		mode = READ(inode->i_mode);
+		sk = READ(((struct socket_alloc *)((u8 *)inode - inode_at))->socket.sk);
+	}
+	return (mode & S_IFMT) == S_IFSOCK ? sk : 0;
 }
 
 INLINE u64 inode_of_file(struct file *file)
@@ -97,28 +110,31 @@ INLINE void type_of(u16 *type, u16 *protocol, struct sock *sk)
 	}
 }
 
-INLINE void look_at_sock(struct sock *sk, u16 *family, u16 *type, u16 *protocol, u32 *netns)
+// `task` is the running one, as current_task_direct() gives it, and mostly in the socket's network namespace.
+INLINE void look_at_sock(struct sock *sk, struct task_struct *task, u16 *family, u16 *type, u16 *protocol, u32 *netns)
 {
-	struct net *net;
+	struct net *net, *own = task->nsproxy->net_ns;
 	struct head head;
 
 	head_of(&head, sk);
 	FROM_HEAD(*family, &head, sk, skc_family);
 	FROM_HEAD(net, &head, sk, skc_net);
 	type_of(type, protocol, sk);
-	*netns = READ(net->ns.inum);
+	*netns = net == own ? own->ns.inum : READ(net->ns.inum);
 }
 
 INLINE void ends_of(struct endpoint *local, struct endpoint *peer, struct sock *sk, u16 family)
 {
 	struct head head;
+	u16 number;
 	be32 ip;
 
 	head_of(&head, sk);
 	local->family = family;
 	peer->family = family;
-	// Not skc_num, which is gone when a connection closes.
-	local->port = READ(((struct inet_sock *)sk)->inet_sport);
+	// The former is gone when a connection closes.
+	FROM_HEAD(number, &head, sk, skc_num);
+	local->port = number ? __builtin_bswap16(number) : READ(((struct inet_sock *)sk)->inet_sport);
 	FROM_HEAD(peer->port, &head, sk, skc_dport);
 	FROM_HEAD(local->scope, &head, sk, skc_bound_dev_if);
 	peer->scope = local->scope;

@@ -116,3 +116,60 @@ fn wait(rings: &[BorrowedFd<'_>], end: BorrowedFd<'_>, at_most: PollTimeout) -> 
         _ => Woken::InVain,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::{pipe, write};
+    use std::os::fd::AsFd;
+    use std::time::Instant;
+
+    const NOW: PollTimeout = PollTimeout::ZERO;
+
+    #[test]
+    fn the_kernel_is_asked_again_when_nothing_was_found_for_a_while() {
+        let ((ring, producer), (end, _holder)) = (pipe().unwrap(), pipe().unwrap());
+        let mut attention = Attention::new(Duration::from_millis(1));
+        let mut wait = |attention: &mut Attention| attention.wait(&[ring.as_fd()], end.as_fd(), NOW).unwrap();
+        assert_eq!(wait(&mut attention), Woken::InVain);
+        write(&producer, b"x").unwrap();
+        assert_eq!(wait(&mut attention), Woken::ToLook);
+        attention.found(Found::All);
+        // By ourselves from now on.
+        nix::unistd::read(&ring, &mut [0]).unwrap();
+        for _ in 0..PATIENCE {
+            assert_eq!(wait(&mut attention), Woken::ToLook);
+            attention.found(Found::Nothing);
+        }
+        assert_eq!(wait(&mut attention), Woken::InVain);
+    }
+
+    #[test]
+    fn who_may_not_wait_is_woken_for_each_record() {
+        let ((ring, producer), (end, _holder)) = (pipe().unwrap(), pipe().unwrap());
+        let mut attention = Attention::new(Duration::ZERO);
+        for _ in 0..3 {
+            assert_eq!(attention.wait(&[ring.as_fd()], end.as_fd(), NOW), Ok(Woken::InVain));
+            write(&producer, b"x").unwrap();
+            assert_eq!(attention.wait(&[ring.as_fd()], end.as_fd(), NOW), Ok(Woken::ToLook));
+            nix::unistd::read(&ring, &mut [0]).unwrap();
+            attention.found(Found::All);
+        }
+    }
+
+    #[test]
+    fn the_end_is_seen_in_the_midst_of_a_flood_which_is_read_without_pauses() {
+        let ((ring, producer), (end, holder)) = (pipe().unwrap(), pipe().unwrap());
+        let mut attention = Attention::new(Duration::from_secs(20));
+        write(&producer, b"x").unwrap();
+        attention.found(Found::Part);
+        let began = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(attention.wait(&[ring.as_fd()], end.as_fd(), NOW), Ok(Woken::ToLook));
+            attention.found(Found::Part);
+        }
+        drop(holder);
+        assert_eq!(attention.wait(&[ring.as_fd()], end.as_fd(), NOW), Ok(Woken::ToEnd));
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+}

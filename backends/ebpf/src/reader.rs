@@ -40,6 +40,14 @@ impl Reader {
 
     /// Takes what is there now, but not for ever: there may come as much as can be read, or more.
     pub fn drain(&mut self, sink: &mut dyn FnMut(Observation)) -> Found {
+        let found = self.take(sink);
+        if found != Found::Nothing {
+            sink(Observation::CaughtUp);
+        }
+        found
+    }
+
+    fn take(&mut self, sink: &mut dyn FnMut(Observation)) -> Found {
         const AT_ONCE: usize = 32_768;
         let mut clock = None;
         for _ in 0..AT_ONCE {
@@ -71,6 +79,7 @@ impl Reader {
     pub fn translate_all(&mut self, bytes: &[u8], sink: &mut dyn FnMut(Observation)) {
         self.translator.set_clock(Clock::now());
         Record::parse_all(bytes).for_each(|record| self.translator.translate(record, None, sink));
+        sink(Observation::CaughtUp);
     }
 
     /// Tells how many records the ring had no room for, and how many calls were let go and not told, since the last
@@ -78,7 +87,10 @@ impl Reader {
     pub fn tell_counts(&mut self, sink: &mut dyn FnMut(Observation)) {
         let counts =
             [(self.passed.take(), Observation::Passed as fn(u64) -> _), (self.lost.take(), Observation::Lost)];
-        counts.into_iter().filter(|(count, _)| *count > 0).for_each(|(count, tell)| sink(tell(count)));
+        let new = counts.into_iter().filter(|(count, _)| *count > 0);
+        if new.map(|(count, tell)| sink(tell(count))).count() > 0 {
+            sink(Observation::CaughtUp);
+        }
     }
 }
 

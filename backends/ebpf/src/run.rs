@@ -173,12 +173,7 @@ struct Listener {
 }
 
 impl Listener {
-    fn start(
-        both: &Arc<Both>,
-        maps: TreeMaps,
-        attention: Attention,
-        hooks: &Hooks,
-    ) -> Result<Self, BackendError> {
+    fn start(both: &Arc<Both>, maps: TreeMaps, attention: Attention, hooks: &Hooks) -> Result<Self, BackendError> {
         let (stopped, stop) = pipe2(OFlag::O_CLOEXEC).map_err(BackendError::doing("making a pipe"))?;
         // Counts must be fetched: nobody is woken for them.
         let counts = !hooks.counted.is_empty();

@@ -42,7 +42,12 @@ impl Thread {
     }
 }
 
-fn listen(mut capture: Capture, mut attention: Attention, stopped: &OwnedFd, handler: &Arc<dyn Handler>) -> Capture {
+fn listen(
+    mut capture: Capture,
+    mut attention: Attention,
+    stopped: &OwnedFd,
+    handler: &Arc<dyn Handler>,
+) -> Capture {
     // SAFETY: the ring, and with it the descriptor, lives as long as `capture`.
     let ring = unsafe { BorrowedFd::borrow_raw(capture.descriptor()) };
     let mut at_most = PollTimeout::NONE;
