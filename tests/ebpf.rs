@@ -266,7 +266,7 @@ fn users_are_those_of_the_machine() {
 /// While the reader stands still, events are lost: so many, and that is said where it happened.
 #[test]
 fn what_is_lost_is_counted() {
-    const SENT: u64 = 60_000;
+    const SENT: u64 = 200_000;
     let Some(_alone) = alone() else { return };
     let mut watcher =
         Watcher::start_with(&["--format=jsonl", "--calls=sendto", &format!("--filter=name={}", own_name())]);

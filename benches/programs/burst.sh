@@ -1,6 +1,6 @@
 #!/bin/sh
 # What share of MADE connects a watcher doesn't tell, in percent: burst.sh MADE FOLDER OUTPUT WATCHER... -- PROGRAM...
-# As watched.sh. Fails where some were lost in silence.
+# As watched.sh. Says where some were lost in silence.
 set -eu
 made=$1 folder=$2 output=$3
 shift
@@ -10,9 +10,7 @@ awk -v made="$made" '
     /connect\(/ { told++ }
     /^# [0-9]+ events lost/ || /^Lost [0-9]+ events/ { gsub(/[^0-9]/, ""); lost += $0 }
     END {
-        if (told + lost < made) {
+        if (told + lost < made)
             printf "of %d calls %d were told, and %d counted as lost\n", made, told, lost > "/dev/stderr"
-            exit 1
-        }
         printf "%.2f\n", told < made ? 100 * (made - told) / made : 0
     }' "$output" "$folder/losses"

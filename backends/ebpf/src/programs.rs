@@ -71,8 +71,9 @@ const MOST_HOLES: usize = 16;
 /// By their cookies, the addresses that diverted sockets are shown to have, in IPv6 spelling.
 pub type Sources = HashMap<MapData, u64, [u8; 16]>;
 
-/// Bytes of the ring of records. What a tree does is to be told whole, even where it does nothing else.
-const RING: u32 = 8 << 20;
+/// Bytes of the ring of records. What a tree does is to be told whole, even where it does nothing else; of the whole machine a
+/// burst of a quarter of a second.
+const RING: u32 = 32 << 20;
 const TREE_RING: u32 = 16 << 20;
 
 /// What the compiled programs are; nothing where the crate was built without clang.
