@@ -265,6 +265,21 @@ pub fn is_hooked(socket: &SocketKind) -> bool {
     }
 }
 
+/// Whether programs in the kernel can see what it sends to, though no hook on addresses does
+/// ([`sockstrace_backend::hooks::Hooks::odd_sockets`]).
+#[must_use]
+pub fn is_odd(socket: &SocketKind) -> bool {
+    match (socket.family, socket.kind) {
+        (Family::VSOCK, _) => true,
+        (Family::INET | Family::INET6, SocketType::DCCP) => matches!(socket.protocol, 0 | libc::IPPROTO_DCCP),
+        (Family::INET, SocketType::DGRAM) => matches!(socket.protocol, libc::IPPROTO_UDPLITE | libc::IPPROTO_ICMP),
+        (Family::INET6, SocketType::DGRAM) => {
+            matches!(socket.protocol, libc::IPPROTO_UDPLITE | libc::IPPROTO_ICMPV6)
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,12 +379,14 @@ mod tests {
             let socket = SocketKind { family: Family(domain), kind: SocketType::from_argument(kind), protocol };
             let args = [domain as u64, kind as u64, protocol as u64, 0, 0, 0];
             assert!(!is_hooked(&socket) && trapped(interest, Syscall::Socket, args), "{socket:?}");
+            // SMC's are none of them.
+            assert_eq!(is_odd(&socket), protocol != 256, "{socket:?}");
         }
         for (domain, kind, protocol) in
             [(1, 1, 0), (2, 1, 6), (10, 1, 262), (2, 2, 0), (10, 0x80802, 17), (16, 3, 0)]
         {
             let socket = SocketKind { family: Family(domain), kind: SocketType::from_argument(kind), protocol };
-            assert!(is_hooked(&socket), "{socket:?}");
+            assert!(is_hooked(&socket) && !is_odd(&socket), "{socket:?}");
         }
     }
 }

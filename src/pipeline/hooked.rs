@@ -135,6 +135,7 @@ impl Pipeline {
             calls,
             counted,
             messages,
+            odd_sockets: refusal.is_some(),
             requests,
             rings,
             options: if rings { ring_options() } else { Vec::new() },
@@ -309,9 +310,10 @@ impl Scene<'_> {
     /// What opening such a socket is: where leaks are refused in the kernel, and it can't be seen there what the
     /// socket does, nothing can be said of it.
     pub(super) fn opening(&self, asked: &SocketKind) -> Operation {
-        let in_kernel = self.pipeline.refuses_in_kernel();
+        let is_seen = interest::is_hooked(asked)
+            || (interest::is_odd(asked) && self.pipeline.judges_odd_sockets.load(Ordering::SeqCst));
         let harmless = || !self.pipeline.config.policy.judge(&Operation::Open, Some(asked)).is_leak();
-        if in_kernel && !interest::is_hooked(asked) && harmless() {
+        if self.pipeline.refuses_in_kernel() && !is_seen && harmless() {
             return Operation::Undecidable { why: UNSEEN };
         }
         Operation::Open

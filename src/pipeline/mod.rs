@@ -88,6 +88,8 @@ pub struct Pipeline {
     hooks: AtomicBool,
     /// Connects are held up all the same, to be redirected.
     holds: AtomicBool,
+    /// What odd sockets ([`interest::is_odd`]) do is judged in the kernel too.
+    judges_odd_sockets: AtomicBool,
     stacks: Arc<Stacks>,
     judged: AtomicU64,
     leaks: AtomicU64,
@@ -161,6 +163,7 @@ impl Pipeline {
             repeats: AtomicBool::new(false),
             hooks: AtomicBool::new(false),
             holds: AtomicBool::new(false),
+            judges_odd_sockets: AtomicBool::new(false),
             stacks: Arc::default(),
             judged: AtomicU64::new(0),
             leaks: AtomicU64::new(0),
@@ -374,6 +377,10 @@ impl Handler for Pipeline {
 
     fn holds_connects(&self) {
         self.holds.store(true, Ordering::SeqCst);
+    }
+
+    fn judges_odd_sockets(&self) {
+        self.judges_odd_sockets.store(true, Ordering::SeqCst);
     }
 
     fn attached(&self, attached: &Attached) {

@@ -29,6 +29,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 const UNTOLD: &str = "more control messages than are looked at, or such as can't be read";
+const CONNECTED_VSOCK: &str = "whatever a vsock is connected to, it is another machine or the hypervisor";
 const OF_RING: &str = "the option can choose the way of packets, and to what an io_uring sets it isn't looked at";
 
 /// How long the last lines may take.
@@ -369,6 +370,9 @@ pub(super) fn judge<'p>(
         SocketCall::Setsockopt => Operation::Undecidable { why: OF_RING },
     };
     let verdict = policy.judge(&operation, kind);
+    if seen.leaks == Some(true) && !verdict.is_leak() && kind.is_some_and(|kind| kind.family == Family::VSOCK) {
+        return policy.judge(&Operation::Undecidable { why: CONNECTED_VSOCK }, kind);
+    }
     let unseen = seen.leaks == Some(true) && kind.is_some_and(|kind| !interest::is_hooked(kind));
     if unseen && !verdict.is_leak() {
         return policy.judge(&Operation::Undecidable { why: UNSEEN }, kind);
@@ -416,13 +420,13 @@ impl Addresses {
             }
             SocketCall::Listen => {
                 let local = internet(seen.local).or(name);
-                Self { judged: local.clone(), shown: local }
+                Self { judged: local.clone().or_else(|| untold(seen)), shown: local }
             }
             SocketCall::Accept | SocketCall::Accept4 => {
                 let accepted = seen.result.is_some_and(|result| result >= 0);
-                let judged = internet(seen.local).or_else(|| unnamed(seen));
+                let judged = internet(seen.local).or_else(|| untold(seen));
                 // Who isn't served by whom.
-                let refused = || judged.clone().filter(|_| seen.leaks == Some(true));
+                let refused = || internet(seen.local).filter(|_| seen.leaks == Some(true));
                 let shown = if accepted { peer().or(name) } else { refused() };
                 Self { judged, shown }
             }
@@ -443,10 +447,13 @@ impl Addresses {
     }
 }
 
-/// The local address of a UNIX socket, which no rule looks at.
-fn unnamed(seen: &ObservedCall) -> Option<Address> {
-    let unix = seen.socket.is_some_and(|socket| socket.family == libc::AF_UNIX);
-    unix.then_some(Address::Unix(crate::operation::UnixAddress::Unnamed))
+/// Stands for the local address of a socket of which none is told; no rule looks at which it is.
+fn untold(seen: &ObservedCall) -> Option<Address> {
+    match seen.socket?.family {
+        libc::AF_UNIX => Some(Address::Unix(crate::operation::UnixAddress::Unnamed)),
+        libc::AF_VSOCK => Some(Address::Vsock { cid: libc::VMADDR_CID_ANY, port: libc::VMADDR_PORT_ANY }),
+        _ => None,
+    }
 }
 
 pub(super) fn socket_kind(kind: Kind) -> SocketKind {

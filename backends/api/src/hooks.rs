@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 /// What is judged and told by programs in the kernel, beside the calls that are stopped at.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Hooks {
     /// Where traffic may go: of the networks that an address is in, the smallest decides. There is one for every
     /// address.
@@ -23,6 +24,10 @@ pub struct Hooks {
     /// Control data of messages are to be judged too, so that sendmsg need not be stopped at. Where the kernel has no hook
     /// for that, the backend stops at it all the same.
     pub messages: bool,
+    /// UDP-Lite, ping, DCCP and vsock sockets are to be judged where they connect and send too. Where the kernel has no
+    /// hooks for that, nobody sees it, and opening one is to be refused: the handler is told where it has
+    /// ([`crate::Handler::judges_odd_sockets`]).
+    pub odd_sockets: bool,
     /// The operations of an io_uring to report.
     pub requests: Vec<SocketCall>,
     /// An io_uring may be had, because its operations are judged as calls are. Where the kernel has no hooks for that,

@@ -361,6 +361,9 @@ pub trait Handler: Send + Sync {
     /// starts.
     fn holds_connects(&self) {}
 
+    /// What odd sockets do is judged in the kernel ([`Hooks::odd_sockets`]). Before the program starts.
+    fn judges_odd_sockets(&self) {}
+
     /// Who was attached to is held still, before anything of it is judged. Only from [`Backend::attach`].
     fn attached(&self, _: &Attached) {}
 

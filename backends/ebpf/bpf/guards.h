@@ -49,6 +49,23 @@ INLINE int is_hooked(const struct socket_kind *kind)
 	return 0;
 }
 
+// Whether LSM programs alone judge where such a socket sends (connects.h, messages.h).
+INLINE int is_odd(const struct socket_kind *kind)
+{
+	if (!judges_odd_sockets)
+		return 0;
+	if (kind->family == AF_VSOCK)
+		return 1;
+	if (!is_inet(kind->family))
+		return 0;
+	if (kind->type == SOCK_DCCP)
+		return !kind->protocol || kind->protocol == IPPROTO_DCCP;
+	if (kind->type != SOCK_DGRAM)
+		return 0;
+	return kind->protocol == IPPROTO_UDPLITE ||
+	       kind->protocol == (kind->family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+}
+
 INLINE void look_at_kind(struct socket_kind *kind, struct sock *sk)
 {
 	kind->family = sk->__sk_common.skc_family;
@@ -88,8 +105,7 @@ INLINE long refuse(const struct refusal_of *what, struct sock *sk)
 		call->name_length = write_name(call->name, what->to, what->port);
 		call->source = FROM_HOOK;
 	} else if (call && what->name_length) {
-		call->name_length = what->name_length;
-		__builtin_memcpy(call->name, what->name, UNIX_NAME);
+		call->name_length = write_unruled(call->name, what);
 		call->source = FROM_HOOK;
 	}
 	if (is_untold(call)) {
@@ -97,6 +113,32 @@ INLINE long refuse(const struct refusal_of *what, struct sock *sk)
 		emit_refusal(what, &entry);
 	}
 	return refused;
+}
+
+// Notes an address that no rule knows.
+INLINE void note_other(struct refusal_of *what, u64 address)
+{
+	if (address && !read_kernel(what->other, sizeof(what->other), (void *)address))
+		what->name_length = sizeof(what->other);
+}
+
+// Has it counted, or told at its call's end, that an operation is let go. With `is_counted`, another hook counts it.
+INLINE long let_go(u8 op, u8 *member, int is_counted)
+{
+	struct task_struct *task = current_task_direct();
+	struct entry entry = {};
+	struct call *call;
+
+	if (tells_refusals_alone) {
+		look_at_entry(&entry, task);
+		if (!is_counted)
+			count_passed(task, member, entry.of_ring ? op : entry.op);
+		return 0;
+	}
+	call = call_in_hook(op);
+	if (call && fits(call, op))
+		call->verdict |= JUDGED;
+	return 0;
 }
 
 // What a ring asks for: system calls are held up for it.
@@ -121,7 +163,7 @@ SECTION("lsm/socket_create") long on_create(u64 *context)
 	what.kind.type = context[1];
 	what.kind.protocol = context[2];
 	// The kernel's own sockets are its own affair.
-	if ((u32)context[3] || is_hooked(&what.kind))
+	if ((u32)context[3] || is_hooked(&what.kind) || is_odd(&what.kind))
 		return 0;
 	if (!member_of(current_task_direct()))
 		return 0;
@@ -143,27 +185,6 @@ SECTION("lsm/socket_setsockopt") long on_option(u64 *context)
 	if (!map_lookup(&options, &option))
 		return 0;
 	return refuse_unheld(&what, sk);
-}
-
-// Local addresses: what is let go is counted, or told at its call's end.
-INLINE long serve(struct refusal_of *what, struct sock *sk, struct prefix *at, u8 *member)
-{
-	struct task_struct *task = current_task_direct();
-	struct call *call;
-	struct entry entry = {};
-
-	if (!is_ending() && is_served(at, what->port)) {
-		if (tells_refusals_alone) {
-			look_at_entry(&entry, task);
-			count_passed(task, member, entry.of_ring ? what->op : entry.op);
-			return 0;
-		}
-		call = call_in_hook(what->op);
-		if (call && fits(call, what->op))
-			call->verdict |= JUDGED;
-		return 0;
-	}
-	return refuse(what, sk);
 }
 
 // The address that is to be bound, 1 where there is one that the kernel takes.
@@ -203,15 +224,19 @@ SECTION("lsm/socket_bind") long on_bind(u64 *context)
 	member = member_of(current_task_direct());
 	if (!member)
 		return 0;
-	if (!is_inet(what.kind.family))
-		return refuse(&what, sk);
-	if (!bound_address(&at, &what.port, context[1], (s32)context[2], what.kind.family))
-		return 0;
-	// No port yet: judged when it listens.
-	if (!what.port && what.kind.type != SOCK_DGRAM && what.kind.type != SOCK_RAW)
-		return 0;
-	what.to = &at;
-	return serve(&what, sk, &at, member);
+	if (is_inet(what.kind.family)) {
+		if (!bound_address(&at, &what.port, context[1], (s32)context[2], what.kind.family))
+			return 0;
+		// No port yet: judged when it listens.
+		if (!what.port && what.kind.type != SOCK_DGRAM && what.kind.type != SOCK_RAW)
+			return 0;
+		if (!is_ending() && is_served(&at, what.port))
+			return let_go(what.op, member, 0);
+		what.to = &at;
+	} else {
+		note_other(&what, context[1]);
+	}
+	return refuse(&what, sk);
 }
 
 INLINE long on_service(struct socket *socket, u8 op)
@@ -230,16 +255,18 @@ INLINE long on_service(struct socket *socket, u8 op)
 	member = member_of(current_task_direct());
 	if (!member)
 		return 0;
-	if (!is_inet(what.kind.family))
-		return refuse(&what, sk);
-	local_of(&local, sk, what.kind.family);
-	if (what.kind.family == AF_INET6)
-		__builtin_memcpy(at.ip, local.ip, 16);
-	else
-		set_ip4(&at, *(be32 *)local.ip);
-	what.port = local.port;
-	what.bound = sk;
-	return serve(&what, sk, &at, member);
+	if (is_inet(what.kind.family)) {
+		local_of(&local, sk, what.kind.family);
+		if (what.kind.family == AF_INET6)
+			__builtin_memcpy(at.ip, local.ip, 16);
+		else
+			set_ip4(&at, *(be32 *)local.ip);
+		what.port = local.port;
+		what.bound = sk;
+		if (!is_ending() && is_served(&at, what.port))
+			return let_go(op, member, 0);
+	}
+	return refuse(&what, sk);
 }
 
 SECTION("lsm/socket_listen") long on_listen(u64 *context)

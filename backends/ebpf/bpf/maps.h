@@ -17,6 +17,8 @@ const volatile u32 tells_refusals_alone;
 const volatile u32 counted_ops;
 // `enum stacks`.
 const volatile u32 wanted_stacks;
+// Sockets that `is_odd` names are judged by LSM programs, and so may be had.
+const volatile u32 judges_odd_sockets;
 // What a refused call returns: an errno.
 const volatile u32 refusal;
 // The same as LSM programs return it: the kernel must see that it is no other value.

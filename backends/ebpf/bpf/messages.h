@@ -127,27 +127,30 @@ GLOBAL int way_of(u64 at, u64 left)
 	return UNTOLD;
 }
 
-// The destination that a message names, 1 where there is one that is understood.
-INLINE int named_destination(struct prefix *to, u16 *port, u64 name, s32 length)
+// The destination that a message names, 1 where there is one that is understood by a socket of the family `own`.
+INLINE int named_destination(struct prefix *to, u16 *port, u64 name, s32 length, u16 own)
 {
-	u8 given[28] = {};
+	u8 given[24] = {};
 	u16 family;
 	be32 ip4;
 
 	if (!name || length < 16)
 		return 0;
-	if (read_kernel(given, length < 28 ? 16 : 28, (void *)name))
+	// SIN6_LEN_RFC2133
+	if (read_kernel(given, length < 24 ? 16 : 24, (void *)name))
 		return 0;
 	__builtin_memcpy(&family, given, 2);
 	__builtin_memcpy(port, given + 2, 2);
-	if (family == AF_INET6) {
+	if (family == AF_INET6 && length >= 24) {
 		__builtin_memcpy(to->ip, given + 8, 16);
-		return length >= 24;
+		return 1;
 	}
+	// Datagrams take AF_UNSPEC for it; those of IPv6 for no destination.
+	if (family != AF_INET && (family || own != AF_INET))
+		return 0;
 	__builtin_memcpy(&ip4, given + 4, 4);
 	set_ip4(to, ip4);
-	// Datagrams take AF_UNSPEC for it.
-	return family == AF_INET || family == 0;
+	return 1;
 }
 
 // The address that a datagram socket is connected to, 1 where it is.
@@ -176,11 +179,19 @@ INLINE int is_this_host(const struct prefix *to)
 	return words[2] == 0 && to->ip[12] == 0 && to->ip[13] == 0 && to->ip[14] == 0 && to->ip[15] < 2;
 }
 
+// Whether the destination is to be judged here: the hooks on addresses see what UDP names, and no more of it. A stream,
+// as DCCP's, goes where its connection goes.
+INLINE int asks_for_destination(const struct socket_kind *kind, int odd, int named)
+{
+	return odd ? named || kind->type == SOCK_DGRAM : !named && kind->protocol == IPPROTO_UDP;
+}
+
 // Every message of every socket passes here: those of UNIX sockets, and those that neither carry control data nor go
 // without a destination, which the hooks on addresses judge, at almost no cost.
 //
 // Not every message of a sendmmsg does, but of those in a row to the same destination the first alone (net/socket.c,
-// `____sys_sendmsg`).
+// `____sys_sendmsg`). Nor, before Linux 6.5, what sendfile and splice give to UDP-Lite of IPv4 (`sock_sendpage`): that
+// goes to the peer that connect has set.
 SECTION("lsm/socket_sendmsg") long on_message(u64 *context)
 {
 	struct socket *socket = (struct socket *)context[0];
@@ -189,38 +200,49 @@ SECTION("lsm/socket_sendmsg") long on_message(u64 *context)
 	struct refusal_of what = { .op = OP_SENDMSG };
 	struct sock *sk = socket->sk;
 	u64 name, controls;
-	int leaks, has, foreign;
+	int is_leak, has, named, hooked, odd;
+	u8 *member;
 
 	if (!sk)
 		return 0;
 	look_at_kind(&what.kind, sk);
 	if (what.kind.family == AF_UNIX)
 		return 0;
-	// Nobody of the tree has made such a socket.
-	foreign = !is_hooked(&what.kind);
-	if (!foreign && !is_inet(what.kind.family))
+	hooked = is_hooked(&what.kind);
+	if (hooked && !is_inet(what.kind.family))
 		return 0;
 	name = (u64)message->msg_name;
 	controls = message->msg_controllen;
-	if (!foreign && !controls && (name || what.kind.type != SOCK_DGRAM))
+	if (hooked && !controls && (name || what.kind.type != SOCK_DGRAM))
 		return 0;
-	if (!member_of(current_task_direct()))
+	member = member_of(current_task_direct());
+	if (!member)
 		return 0;
-	if (foreign)
-		return judges > JUDGE_ONLY ? refuse(&what, sk) : 0;
+	odd = !hooked && is_odd(&what.kind);
+	// Nobody of the tree has made such a socket, or it is none that may send.
+	if (!is_inet(what.kind.family) || (!hooked && !odd)) {
+		if (judges <= JUDGE_ONLY)
+			return 0;
+		if (odd)
+			note_other(&what, name);
+		goto leaks;
+	}
 	if (controls)
 		what.way = way_of((u64)message->msg_control, controls);
 	// A stream goes where its connection goes.
-	if (what.way == CHOSEN && what.kind.type == SOCK_STREAM)
+	if (what.way == CHOSEN && (what.kind.type == SOCK_STREAM || what.kind.type == SOCK_DCCP))
 		what.way = BY_DESTINATION;
-	has = name ? named_destination(&to, &what.port, name, message->msg_namelen)
-		   : connected_to(&to, &what.port, sk, what.kind.family);
-	leaks = what.way == SOURCE_ROUTED || what.way == UNTOLD || (what.way == CHOSEN && has && is_this_host(&to));
+	named = named_destination(&to, &what.port, name, message->msg_namelen, what.kind.family);
+	has = named || connected_to(&to, &what.port, sk, what.kind.family);
+	is_leak = what.way == SOURCE_ROUTED || what.way == UNTOLD || (what.way == CHOSEN && has && is_this_host(&to));
+	is_leak |= odd && is_ending();
 	// Where leaks are only recorded, the call's end tells them.
-	if (!leaks && has && !name && judges > JUDGE_ONLY && what.kind.protocol == IPPROTO_UDP)
-		leaks = !is_allowed(&to, what.kind.protocol, what.port);
-	if (!leaks)
-		return 0;
+	if (!is_leak && has && judges > JUDGE_ONLY && asks_for_destination(&what.kind, odd, named))
+		is_leak = !is_allowed(&to, what.kind.protocol, what.port);
+	// The hooks on addresses see what UDP-Lite names too; what names nothing isn't counted of any socket.
+	if (!is_leak)
+		return odd ? let_go(OP_SENDMSG, member, !named || what.kind.protocol == IPPROTO_UDPLITE) : 0;
 	what.to = has ? &to : 0;
+leaks:
 	return refuse(&what, sk);
 }

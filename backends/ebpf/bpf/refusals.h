@@ -80,8 +80,10 @@ struct refusal_of {
 	struct socket_kind kind;
 	// A destination, or what is bound; 0: there is none.
 	const struct prefix *to;
-	// Or a UNIX socket's name, a sockaddr_un, of a length that isn't 0.
+	// Or an address that no rule knows, of a length that isn't 0: a UNIX socket's name, a sockaddr_un,
 	const u8 *name;
+	// or, where that is 0, a struct sockaddr_vm; no more is kept of other families.
+	u8 other[16];
 	// Or the address that a socket is bound to.
 	struct sock *bound;
 	u16 name_length;
@@ -93,6 +95,16 @@ struct refusal_of {
 };
 
 #define UNIX_NAME 110
+
+// An address that no rule knows; its length.
+INLINE u16 write_unruled(u8 *to, const struct refusal_of *what)
+{
+	if (what->name)
+		__builtin_memcpy(to, what->name, UNIX_NAME);
+	else
+		__builtin_memcpy(to, what->other, sizeof(what->other));
+	return what->name_length;
+}
 
 INLINE void emit_refusal(const struct refusal_of *what, struct entry *entry)
 {
@@ -120,8 +132,7 @@ INLINE void emit_refusal(const struct refusal_of *what, struct entry *entry)
 	if (what->to) {
 		record->name_length = write_name(record->name, what->to, what->port);
 	} else if (what->name_length) {
-		record->name_length = what->name_length;
-		__builtin_memcpy(record->name, what->name, UNIX_NAME);
+		record->name_length = write_unruled(record->name, what);
 	} else {
 		record->name_length = 0;
 	}

@@ -2,6 +2,7 @@
 // All programs, one object.
 
 #include "calls.h"
+#include "connects.h"
 #include "files.h"
 #include "io_uring.h"
 #include "messages.h"

@@ -1,4 +1,4 @@
-//! LSM programs (bpf/guards.h, bpf/messages.h): which of them a run needs, and what is stopped at instead where the kernel
+//! LSM programs (bpf/guards.h, bpf/messages.h, bpf/connects.h): which of them a run needs, and what is stopped at instead where the kernel
 //! doesn't take them.
 
 use sockstrace_backend::Syscall;
@@ -9,6 +9,8 @@ use sockstrace_backend::hooks::Hooks;
 pub enum Guard {
     /// Control data of messages, datagrams without a destination, and sockets that nothing else sees.
     Messages,
+    /// connect, of sockets that nothing else sees.
+    Connecting,
     /// The making of sockets.
     Sockets,
     /// Socket options.
@@ -23,13 +25,17 @@ pub enum Guard {
     Listeners,
 }
 
+/// Those without which odd sockets could send unseen.
+pub const SENDING: [Guard; 2] = [Guard::Messages, Guard::Connecting];
+
 /// Those without which the outside could be served by an io_uring.
 const SERVING: [Guard; 3] = [Guard::Binding, Guard::Listening, Guard::Accepting];
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Messages,
+        Self::Connecting,
         Self::Sockets,
         Self::Options,
         Self::Binding,
@@ -42,6 +48,7 @@ impl Guard {
     pub fn program(self) -> &'static str {
         match self {
             Self::Messages => "on_message",
+            Self::Connecting => "on_connect",
             Self::Sockets => "on_create",
             Self::Options => "on_option",
             Self::Binding => "on_bind",
@@ -55,6 +62,7 @@ impl Guard {
     pub fn hook(self) -> &'static str {
         match self {
             Self::Messages => "socket_sendmsg",
+            Self::Connecting => "socket_connect",
             Self::Sockets => "socket_create",
             Self::Options => "socket_setsockopt",
             Self::Binding => "socket_bind",
@@ -67,7 +75,11 @@ impl Guard {
     /// What comes of its lack.
     pub fn without(self) -> &'static str {
         match self {
-            Self::Messages => "sendmsg is held up by seccomp, and io_urings are refused where leaks are",
+            Self::Messages => {
+                "sendmsg is held up by seccomp, and io_urings, UDP-Lite, ping, DCCP and vsock sockets are refused \
+                 where leaks are"
+            }
+            Self::Connecting => "UDP-Lite, ping, DCCP and vsock sockets are refused where leaks are",
             Self::Sockets | Self::Options => "io_urings are refused where leaks are",
             Self::Binding | Self::Listening | Self::Accepting => {
                 "with --incoming block, bind, listen and accept are held up by seccomp, and io_urings refused"
@@ -83,7 +95,8 @@ impl Guard {
 pub fn needed(hooks: &Hooks) -> Vec<Guard> {
     let refuses = hooks.refusal.is_some();
     let is_needed = |guard: &Guard| match guard {
-        Guard::Messages => hooks.messages || (refuses && hooks.rings),
+        Guard::Messages => hooks.messages || hooks.odd_sockets || (refuses && hooks.rings),
+        Guard::Connecting => hooks.odd_sockets,
         // Where nothing is refused they tell what rings do.
         Guard::Sockets | Guard::Options => hooks.rings,
         Guard::Binding | Guard::Listening | Guard::Accepting => {
@@ -98,6 +111,8 @@ pub fn needed(hooks: &Hooks) -> Vec<Guard> {
 pub fn do_without(missing: &[Guard], hooks: &mut Hooks) -> Vec<Syscall> {
     let lacks = |guard: &Guard| missing.contains(guard);
     let mut held = Vec::new();
+    // Their making is stopped at anyhow.
+    hooks.odd_sockets &= !SENDING.iter().any(lacks);
     if hooks.messages && lacks(&Guard::Messages) {
         hooks.forget_messages();
         held.push(Syscall::Sendmsg);
@@ -138,6 +153,7 @@ mod tests {
             calls: Vec::new(),
             counted: vec![SocketCall::Connect, SocketCall::Sendmsg, SocketCall::Bind],
             messages: true,
+            odd_sockets: refuses,
             requests: vec![SocketCall::Connect],
             rings: true,
             options: vec![(0, 4)],
@@ -156,8 +172,12 @@ mod tests {
         for missing in Guard::ALL {
             let mut hooks = hooks(true);
             let held = do_without(&[missing], &mut hooks);
-            assert!(!hooks.rings && hooks.requests.is_empty(), "{missing:?}");
-            assert!(held.contains(&Syscall::IoUringSetup), "{missing:?}");
+            // An odd socket isn't had by a ring either then.
+            let is_unseen = missing != Guard::Connecting;
+            assert_eq!((!hooks.rings, hooks.requests.is_empty()), (is_unseen, is_unseen), "{missing:?}");
+            assert_eq!(held.contains(&Syscall::IoUringSetup), is_unseen, "{missing:?}");
+            assert_eq!(hooks.odd_sockets, !SENDING.contains(&missing), "{missing:?}");
+            assert!(hooks.odd_sockets || !needed(&hooks).contains(&Guard::Connecting), "{missing:?}");
             assert_eq!(held.contains(&Syscall::Sendmsg), missing == Guard::Messages);
             assert_eq!(held.contains(&Syscall::Accept4), SERVING.contains(&missing), "{missing:?}");
             assert_eq!(hooks.counted.contains(&SocketCall::Sendmsg), missing != Guard::Messages);

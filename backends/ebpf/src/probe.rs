@@ -2,7 +2,7 @@
 
 use crate::capture::{self, Capture};
 use crate::cgroup;
-use crate::guards::Guard;
+use crate::guards::{self, Guard};
 use crate::programs::{Aim, HOOKS, NAMING_HOOKS, NO_PROGRAMS, Need, OBJECT, Programs, TRACEPOINTS, WITHOUT_HOOK};
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -35,9 +35,11 @@ pub fn findings() -> Vec<Finding> {
             !findings.iter().any(is_lacking)
         };
         let sees_rings = has(&["/io_uring_submit_req", "/io_uring_complete"]);
-        let judges_rings = has(&Guard::ALL.map(Guard::hook));
+        let judges = |guards: &[Guard]| has(&guards.iter().map(|guard| guard.hook()).collect::<Vec<_>>());
+        let of_rings: Vec<Guard> = Guard::ALL.into_iter().filter(|guard| *guard != Guard::Connecting).collect();
+        let (judges_rings, judges_odd_sockets) = (judges(&of_rings), judges(&guards::SENDING));
         findings.push(capturing());
-        findings.extend(for_running(sees_rings, judges_rings));
+        findings.extend(for_running(sees_rings, judges_rings, judges_odd_sockets));
     }
     findings
 }
@@ -54,7 +56,7 @@ pub fn require() -> Result<(), BackendError> {
 }
 
 /// What running PROGRAM needs besides, and what can't be had.
-fn for_running(sees_rings: bool, judges_rings: bool) -> Vec<Finding> {
+fn for_running(sees_rings: bool, judges_rings: bool, judges_odd_sockets: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(BackendError::Unavailable(why)) = require_own_pids() {
         findings.push(finding("running PROGRAM", None, format!("{why}: --all works")));
@@ -74,10 +76,15 @@ fn for_running(sees_rings: bool, judges_rings: bool) -> Vec<Finding> {
             "with --on-leak log, io_urings are told when they are made; where leaks are refused, so are they"
         }
     };
+    let odd_sockets = if judges_odd_sockets {
+        "UDP-Lite, ping, DCCP and vsock sockets are judged as others are"
+    } else {
+        "UDP-Lite, ping, DCCP and vsock sockets are seen with --on-leak log, and refused as a whole where leaks are"
+    };
     let limits = format!(
         "no --on-leak core, no --isolate, --dns redirect, --socks-...;\n\
          no stacks of who is killed;\n\
-         UDP-Lite is seen with --on-leak log, and refused as a whole where leaks are;\n{rings}"
+         {odd_sockets};\n{rings}"
     );
     findings.push(finding("running PROGRAM", None, limits));
     findings
@@ -161,6 +168,7 @@ fn diverting() -> Finding {
         calls: scope.calls.clone(),
         counted: Vec::new(),
         messages: false,
+        odd_sockets: false,
         rings: false,
         stacks: StacksOf::Nothing,
         holes: Some(Holes { namespace: 0, v4: vec![1], v6: vec![1] }),
@@ -205,6 +213,7 @@ fn sample() -> Hooks {
         calls: Vec::new(),
         counted: vec![SocketCall::Connect, SocketCall::Sendto, SocketCall::Sendmsg],
         messages: true,
+        odd_sockets: true,
         requests: Vec::new(),
         rings: true,
         options: Vec::new(),

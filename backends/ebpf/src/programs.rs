@@ -154,6 +154,7 @@ struct Settings {
     wanted_states: u32,
     skips_unaddressed: u32,
     judges: u32,
+    judges_odd_sockets: u32,
     refusal: u32,
     refused: i64,
     stacks: u32,
@@ -186,6 +187,7 @@ impl Settings {
                 (Some(_), Some(Then::Dies)) => 3,
                 (Some(_), Some(Then::TreeDies)) => 4,
             },
+            judges_odd_sockets: u32::from(hooks.is_some_and(|hooks| hooks.odd_sockets)),
             // `enum stacks`
             stacks: match hooks.map(|hooks| hooks.stacks) {
                 None | Some(StacksOf::Nothing) => 0,
@@ -235,6 +237,7 @@ impl Programs {
             .override_global("wanted_requests", &settings.wanted_requests, true)
             .override_global("skips_unaddressed", &settings.skips_unaddressed, true)
             .override_global("judges", &settings.judges, true)
+            .override_global("judges_odd_sockets", &settings.judges_odd_sockets, true)
             .override_global("refusal", &settings.refusal, true)
             .override_global("refused", &settings.refused, true)
             .override_global("tells_refusals_alone", &settings.tells_refusals_alone, true)

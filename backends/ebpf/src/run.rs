@@ -55,6 +55,9 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
         // At most once for each of them.
         missing.extend(more);
     };
+    if hooks.odd_sockets {
+        handler.judges_odd_sockets();
+    }
     let reader = Reader::of(&mut programs)?;
     let sources = hooks.holes.is_some().then(|| programs.sources()).transpose()?;
     let hooks = &hooks;
