@@ -10,6 +10,8 @@ mod attach;
 #[allow(dead_code, reason = "judging by event is for backends that run programs")]
 #[path = "vectors/check.rs"]
 mod check;
+#[path = "ebpf/odd_sockets.rs"]
+mod odd_sockets;
 #[path = "vectors/redirected.rs"]
 mod redirected;
 #[path = "vectors/rows.rs"]

@@ -41,6 +41,7 @@ const OPTIONAL: &[&str] = &[
     "probe-uring",
     "probe-uring-option",
     "probe-uring-listen",
+    "probe-uring-udplite",
     "probe-i386",
     "probe-tun",
     "probe-rthdr",

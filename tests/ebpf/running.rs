@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Runs a stage's thread of its own: it is taken into a network namespace.
-fn on_stage(body: impl FnOnce(&Stage) + Send) {
+pub(super) fn on_stage(body: impl FnOnce(&Stage) + Send) {
     std::thread::scope(|scope| scope.spawn(|| body(&Stage::new())).join().unwrap());
 }
 

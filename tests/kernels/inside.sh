@@ -10,7 +10,7 @@ mount --bind "$MODULES" /lib/modules
 ln -sf /proc/self/fd /dev/fd
 ip link set lo up
 # Filters and families that are modules, some of which aren't loaded by being asked for.
-modprobe -qa veth dummy tun vsock_loopback
+modprobe -qa veth dummy tun vsock_loopback dccp_ipv4 dccp_ipv6
 
 echo "Linux $(uname -r): $(cat /sys/kernel/security/lsm 2> /dev/null)"
 "$SOCKSTRACE" doctor | tee /run/doctor

@@ -95,7 +95,11 @@ pub fn check(row: &Vector, mode: Mode, user: Option<u32>) -> Result<(), String> 
             .except(Exception::MayBeRefusedInLog("out of reach before Linux 6.9"));
     }
     if let Mode::Block(backend) | Mode::KillTree(backend) | Mode::Redirect(backend) = mode
-        && row.excepts(|it| *it == Exception::SocketRefused(backend))
+        && row.excepts(|it| match it {
+            Exception::SocketRefused(name) => *name == backend,
+            Exception::OddSocket(name) => *name == backend && !lsm_works(),
+            _ => false,
+        })
     {
         (row.calls, row.address) = (&["socket"], At::Any);
     }

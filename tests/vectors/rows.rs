@@ -2,8 +2,8 @@
 
 use super::table::At::{Any, Ends, Is, Starts};
 use super::table::Exception::{
-    AnyStatus, Errno, Flood, Hopeless, LedAsAny, MayBeRefusedInLog, NoEvent, OfRing, OutOfReach, OwnTable, Partial,
-    ProgramHasEnded, SocketRefused, Unfit, UnseenInLog,
+    AnyStatus, Errno, Flood, Hopeless, LedAsAny, MayBeRefusedInLog, NoEvent, OddSocket, OfRing, OutOfReach,
+    OwnTable, Partial, ProgramHasEnded, SocketRefused, Unfit, UnseenInLog,
 };
 use super::table::Fixture::{
     BoundPacket, ConnectedTcp, ConnectedUdp, FreshTcp, Handed, Listener, Outside, Ring, Unix,
@@ -111,7 +111,7 @@ fn tcp() -> Vec<Vector> {
         leak("sctp4", SOCKET, Any, Seen::Packet(132, "203.0.113.5")).needs("probe-sctp"),
         leak("dccp4", CONNECT, WITNESS, Seen::Packet(33, "203.0.113.5"))
             .needs("probe-dccp")
-            .except(SocketRefused("ebpf")),
+            .except(OddSocket("ebpf")),
         leak("tcp4-repair", CONNECT, WITNESS, Seen::Packet(6, "203.0.113.5")).root(),
     ]
 }
@@ -160,12 +160,12 @@ fn udp() -> Vec<Vector> {
         leak("dns-udp", SENDTO, Is("203.0.113.5:53"), Seen::Udp),
         leak("udplite4", SENDTO, WITNESS, Seen::Packet(136, "203.0.113.5"))
             .needs("probe-udplite")
-            .except(SocketRefused("ebpf")),
+            .except(OddSocket("ebpf")),
         leak("udplite6", SENDTO, WITNESS6, Seen::Packet(136, "2001:db8::5"))
             .needs("probe-udplite")
-            .except(SocketRefused("ebpf")),
-        leak("ping4", &["sendto", "socket"], Any, Seen::Packet(1, "203.0.113.5")),
-        leak("ping6", &["sendto", "socket"], Any, Seen::Packet(58, "2001:db8::5")),
+            .except(OddSocket("ebpf")),
+        leak("ping4", SENDTO, Is("203.0.113.5:0"), Seen::Packet(1, "203.0.113.5")).except(OddSocket("ebpf")),
+        leak("ping6", SENDTO, Is("[2001:db8::5]:0"), Seen::Packet(58, "2001:db8::5")).except(OddSocket("ebpf")),
         leak("udp4-corked", SENDTO, WITNESS, Seen::Udp),
     ]
 }
@@ -207,7 +207,10 @@ fn raw() -> Vec<Vector> {
         leak("xfrm", SOCKET, Any, Seen::Nothing).root().needs("probe-xfrm"),
         leak("xdp", SOCKET, Any, Seen::Nothing).root().needs("probe-xdp"),
         // CID 1 has no transport on most kernels: ENODEV, ENETUNREACH or ETIMEDOUT.
-        leak("vsock", &["socket", "connect"], Any, Seen::Nothing).fails_natively().needs("probe-vsock"),
+        leak("vsock", CONNECT, Is("vsock:1:7777"), Seen::Nothing)
+            .fails_natively()
+            .needs("probe-vsock")
+            .except(OddSocket("ebpf")),
     ]
 }
 
@@ -359,6 +362,8 @@ fn rings() -> Vec<Vector> {
         uring("uring-sendto", URING_SEND, WITNESS, Seen::Udp),
         uring("uring-control", URING_SEND, Any, hop).except(UnseenInLog("ebpf")),
         uring("uring-raw", URING_SOCKET, Any, Seen::Packet(1, "203.0.113.5")).root(),
+        uring("uring-udplite", URING_SOCKET, WITNESS, Seen::Packet(136, "203.0.113.5"))
+            .needs("probe-uring-udplite"),
         uring("uring-option", URING_OPTION, Any, hop).needs("probe-uring-option").except(UnseenInLog("ebpf")),
         Vector { class: "inbound", ..uring("uring-serve", URING_SERVE, Is("0.0.0.0:7788"), Seen::ServedTcp(0)) }
             .options(&["--incoming=block"])

@@ -158,6 +158,8 @@ pub enum Exception {
     OwnTable,
     /// With this backend the socket itself is refused where leaks are: no hook sees all that it could reach.
     SocketRefused(&'static str),
+    /// The same where the kernel takes no LSM programs.
+    OddSocket(&'static str),
     /// A flood: with this backend nobody waits for us, and events for which there is no room are counted.
     Flood(&'static str),
     /// By an io_uring: the first of the calls is that which makes it, and where that is what is told, there is no address

@@ -134,24 +134,44 @@ static int uring_linked(char **args)
 }
 
 /* A socket of a kind that filters look at, which no filter sees: IORING_OP_SOCKET (5.19). */
+static int uring_odd(int type, int protocol, void *payload, size_t length)
+{
+    struct ring ring;
+    if (ring_open(&ring, 0) != 0)
+        return 1;
+    struct io_uring_sqe socket_entry = {
+        .opcode = IORING_OP_SOCKET, .fd = AF_INET, .off = type, .len = protocol};
+    int fd = ring_do(&ring, &socket_entry);
+    if (fd < 0)
+        return failed("socket by io_uring", fd);
+    struct address to = at(FOREIGN4, type == SOCK_RAW ? 0 : PORT);
+    struct iovec data = {payload, length};
+    struct msghdr message = {.msg_name = &to, .msg_namelen = to.length, .msg_iov = &data, .msg_iovlen = 1};
+    struct io_uring_sqe entry = {.opcode = IORING_OP_SENDMSG, .fd = fd, .addr = (uintptr_t)&message, .len = 1};
+    int result = ring_do(&ring, &entry);
+    return result < 0 ? failed("sendmsg by io_uring", result) : 0;
+}
+
 static int uring_raw(char **args)
+{
+    (void)args;
+    unsigned char echo[8] = {8, 0, 0xF7, 0xFF}; /* type, code, checksum */
+    return uring_odd(SOCK_RAW, IPPROTO_ICMP, echo, sizeof echo);
+}
+
+static int uring_udplite(char **args)
+{
+    (void)args;
+    return uring_odd(SOCK_DGRAM, IPPROTO_UDPLITE, TOKEN, sizeof TOKEN - 1);
+}
+
+static int uring_knows_udplite(char **args)
 {
     (void)args;
     struct ring ring;
     if (ring_open(&ring, 0) != 0)
         return 1;
-    struct io_uring_sqe socket_entry = {
-        .opcode = IORING_OP_SOCKET, .fd = AF_INET, .off = SOCK_RAW, .len = IPPROTO_ICMP};
-    int fd = ring_do(&ring, &socket_entry);
-    if (fd < 0)
-        return failed("socket by io_uring", fd);
-    struct address to = at(FOREIGN4, 0);
-    unsigned char echo[8] = {8, 0, 0xF7, 0xFF}; /* type, code, checksum */
-    struct iovec data = {echo, sizeof echo};
-    struct msghdr message = {.msg_name = &to, .msg_namelen = to.length, .msg_iov = &data, .msg_iovlen = 1};
-    struct io_uring_sqe entry = {.opcode = IORING_OP_SENDMSG, .fd = fd, .addr = (uintptr_t)&message, .len = 1};
-    int result = ring_do(&ring, &entry);
-    return result < 0 ? failed("sendmsg by io_uring", result) : 0;
+    return socket(AF_INET, SOCK_DGRAM, IPPROTO_UDPLITE) < 0 ? refused("socket") : 0;
 }
 
 /* Loose source route by FOREIGN4: no operation, LSRR, length, pointer, one hop. */
@@ -336,6 +356,7 @@ const struct vector uring_vectors[] = {
     {"uring-async", uring_async},
     {"uring-linked", uring_linked},
     {"uring-raw", uring_raw},
+    {"uring-udplite", uring_udplite},
     {"uring-control", uring_control},
     {"uring-option", uring_option},
     {"uring-serve", uring_serve},
@@ -343,5 +364,6 @@ const struct vector uring_vectors[] = {
     {"uring-on", uring_on},
     {"probe-uring-option", uring_knows_options},
     {"probe-uring-listen", uring_knows_listen},
+    {"probe-uring-udplite", uring_knows_udplite},
     {NULL, NULL},
 };
