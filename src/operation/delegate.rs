@@ -15,6 +15,22 @@ pub const TIOCLINUX: i32 = 0x541C;
 /// `PTRACE_ATTACH` and `PTRACE_SEIZE` of <linux/ptrace.h>.
 pub const ATTACHING: [i32; 2] = [16, 0x4206];
 
+/// Commands of bpf(2), `enum bpf_cmd` of <linux/bpf.h>, by which programs in the kernel are attached, detached, run, or
+/// taken hold of, with their maps. They can send packets and lead connections another way, and the ebpf backend's judge.
+/// To load them, to make maps and to ask what there is harms nobody.
+pub const BPF_COMMANDS: [i32; 10] = [
+    8,  // BPF_PROG_ATTACH
+    9,  // BPF_PROG_DETACH
+    10, // BPF_PROG_TEST_RUN
+    13, // BPF_PROG_GET_FD_BY_ID
+    14, // BPF_MAP_GET_FD_BY_ID
+    17, // BPF_RAW_TRACEPOINT_OPEN
+    28, // BPF_LINK_CREATE
+    29, // BPF_LINK_UPDATE
+    30, // BPF_LINK_GET_FD_BY_ID
+    34, // BPF_LINK_DETACH
+];
+
 /// File systems whose server the kernel itself connects to.
 const NETWORK_FILE_SYSTEMS: [&[u8]; 16] = [
     b"9p",
@@ -42,6 +58,9 @@ const LONGEST_NAME: usize = 16;
 pub fn delegated(call: &Arguments, tracee: &dyn Tracee) -> Result<Option<&'static str>, Unreadable> {
     Ok(match call.syscall {
         // Without callout information the kernel only searches (request_key(2)).
+        Syscall::Bpf => {
+            Some("attaches, detaches, runs or takes hold of programs in the kernel, which can lead packets")
+        }
         Syscall::RequestKey => Some("has the kernel start a helper outside the tree, as for DNS queries"),
         Syscall::Ptrace => outside(tracee, call.int(1)).then_some("takes control of a process outside the tree"),
         Syscall::ProcessVmWritev => {

@@ -10,6 +10,7 @@
 //! | ioctl | TUNSETIFF, TIOCSTI, TIOCLINUX; SIOCGIF* with `--disclosure leak` | a TUN interface injects packets; a shell outside obeys what is typed for it; addresses of the host |
 //! | `request_key` | with callout information | the kernel has a helper resolve names (`dns_resolver`) |
 //! | mount, fsopen | always | network file systems: the kernel connects |
+//! | bpf | commands that attach, detach, run or get hold of programs | programs in the kernel send packets, lead connections elsewhere, and judge (ebpf) |
 //! | ptrace, `process_vm_writev` | attaching; always | a process outside the tree can be made to send |
 //! | `io_uring_setup` | always | its operations pass filters and tracers unseen |
 //! | `pidfd_getfd` | always | brings in a descriptor from another process |
@@ -23,7 +24,7 @@
 //! namespace: to have the kernel send elsewhere by them takes `CAP_NET_ADMIN` there.
 
 use super::decode::IPV6_2292RTHDR;
-use super::delegate::{ATTACHING, TIOCLINUX, TIOCSTI};
+use super::delegate::{ATTACHING, BPF_COMMANDS, TIOCLINUX, TIOCSTI};
 use super::{Family, SocketKind, SocketType};
 use sockstrace_backend::{Comparison, Condition, Syscall, Trap};
 
@@ -162,6 +163,7 @@ pub fn traps(interest: Interest) -> Vec<Trap> {
         Trap::always(Syscall::Fsopen),
         Trap::always(Syscall::ProcessVmWritev),
     ];
+    traps.extend(BPF_COMMANDS.map(|command| Trap::when(Syscall::Bpf, [int(0, command)])));
     traps.extend(ATTACHING.map(|request| Trap::when(Syscall::Ptrace, [int(0, request)])));
     traps.extend(sockets());
     traps.extend(OPTIONS.map(|(level, name)| Trap::when(Syscall::Setsockopt, [int(1, level), int(2, name)])));

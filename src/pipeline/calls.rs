@@ -52,9 +52,12 @@ impl Scene<'_> {
             Syscall::Getsockname => Ok(self.getsockname(&call)),
             Syscall::Getsockopt => Ok(self.getsockopt(&call)),
             Syscall::PidfdGetfd => Ok(self.decide(fd, &Operation::TakeDescriptor, || CONTINUE)),
-            Syscall::RequestKey | Syscall::Ptrace | Syscall::ProcessVmWritev | Syscall::Mount | Syscall::Fsopen => {
-                self.delegate(Subject::default(), &call)
-            }
+            Syscall::Bpf
+            | Syscall::RequestKey
+            | Syscall::Ptrace
+            | Syscall::ProcessVmWritev
+            | Syscall::Mount
+            | Syscall::Fsopen => self.delegate(Subject::default(), &call),
             // Taken apart above; and what goes where another call has led.
             Syscall::Socketcall
             | Syscall::Close

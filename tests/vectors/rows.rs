@@ -334,6 +334,8 @@ fn processes() -> Vec<Vector> {
         leak("write-outside", &["process_vm_writev"], Any, Seen::Nothing).with(Outside).root().narrow(),
         leak("request-key", &["request_key"], Any, Seen::Nothing).fails_natively(),
         leak("request-key", &["request_key"], Any, Seen::Nothing).fails_natively().narrow(),
+        leak("bpf-run", &["bpf"], Any, Seen::Nothing).fails_natively(),
+        leak("bpf-run", &["bpf"], Any, Seen::Nothing).fails_natively().narrow(),
         leak("mount-network", &["mount"], Any, Seen::Nothing).fails_natively(),
         leak("mount-network", &["mount"], Any, Seen::Nothing).fails_natively().narrow(),
         leak("fsopen-network", &["fsopen"], Any, Seen::Nothing).fails_natively(),

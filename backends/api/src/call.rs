@@ -77,6 +77,8 @@ syscalls! {
     Accept4 = "accept4",
     /// bind(2)
     Bind = "bind",
+    /// bpf(2)
+    Bpf = "bpf",
     /// close(2)
     Close = "close",
     /// connect(2)

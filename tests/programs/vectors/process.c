@@ -341,6 +341,14 @@ static int ask_key(char **args)
     return syscall(SYS_request_key, "dns_resolver", "a:leak.example", TOKEN, 0) < 0 ? refused("request_key") : 1;
 }
 
+/* A program in the kernel could send packets; there is none under this descriptor. */
+static int run_in_kernel(char **args)
+{
+    (void)args;
+    unsigned attributes[32] = {~0U};
+    return syscall(SYS_bpf, 10 /* BPF_PROG_TEST_RUN */, attributes, sizeof(attributes)) < 0 ? refused("bpf") : 1;
+}
+
 static int mount_network(char **args)
 {
     (void)args;
@@ -422,6 +430,7 @@ const struct vector process_vectors[] = {
     {"ptrace-outside", ptrace_outside},
     {"write-outside", write_outside},
     {"request-key", ask_key},
+    {"bpf-run", run_in_kernel},
     {"mount-network", mount_network},
     {"fsopen-network", open_network},
 #ifdef __x86_64__

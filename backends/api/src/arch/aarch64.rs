@@ -9,6 +9,7 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
         Syscall::Accept => 202,
         Syscall::Accept4 => 242,
         Syscall::Bind => 200,
+        Syscall::Bpf => 280,
         Syscall::Close => 57,
         Syscall::Connect => 203,
         Syscall::Fsopen => 430,

@@ -8,6 +8,7 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
     Some(match call {
         Syscall::Accept4 => 364,
         Syscall::Bind => 361,
+        Syscall::Bpf => 357,
         Syscall::Close => 6,
         Syscall::Connect => 362,
         Syscall::Fsopen => 430,

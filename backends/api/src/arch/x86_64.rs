@@ -9,6 +9,7 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
         Syscall::Accept => 43,
         Syscall::Accept4 => 288,
         Syscall::Bind => 49,
+        Syscall::Bpf => 321,
         Syscall::Close => 3,
         Syscall::Connect => 42,
         Syscall::Fsopen => 430,
