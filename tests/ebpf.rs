@@ -12,6 +12,8 @@ mod attach;
 mod check;
 #[path = "ebpf/odd_sockets.rs"]
 mod odd_sockets;
+#[path = "ebpf/owners.rs"]
+mod owners;
 #[path = "vectors/redirected.rs"]
 mod redirected;
 #[path = "vectors/rows.rs"]

@@ -115,7 +115,8 @@ SECTION("iter/task_file") int met_already(struct bpf_iter__task_file *context)
 	sk = sock_of_file(file);
 	if (!sk || !is_wanted_family(family_of(sk)))
 		return 0;
-	if (context->fd >= most_descriptors || !is_wanted(task, READ(task->tgid), uid_of(task), 0))
+	if (context->fd >= most_descriptors || !is_wanted(task, READ(task->tgid), uid_of(task), 0) ||
+	    !is_wanted_netns(netns_of(task)))
 		return 0;
 	inode = inode_of_file(file);
 	// Of several descriptors the first is told.

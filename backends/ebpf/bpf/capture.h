@@ -257,7 +257,7 @@ SECTION("tp_btf/sys_enter") int move_begins(u64 *context)
 		return 0;
 	tid = task->pid;
 	tgid = task->tgid;
-	if (!is_wanted(task, tgid, own_uid_of(task), 1))
+	if (!is_wanted(task, tgid, own_uid_of(task), 1) || !is_wanted_netns(netns_of(task)))
 		return 0;
 	move = map_lookup(&scratch_move, &zero);
 	if (!move || !begin(move, task, (struct pt_regs *)context[0], number, step, 0))
@@ -286,7 +286,7 @@ SECTION("tp_btf/sys_exit") int move_ends(u64 *context)
 	if (step == STEP_NONE || (s64)context[1] < 0)
 		return 0;
 	tgid = task->tgid;
-	if (!is_wanted(task, tgid, own_uid_of(task), 1))
+	if (!is_wanted(task, tgid, own_uid_of(task), 1) || !is_wanted_netns(netns_of(task)))
 		return 0;
 	move = map_lookup(&scratch_move, &zero);
 	if (move && begin(move, task, regs, number, step, 1))

@@ -212,7 +212,7 @@ GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
 	struct sock *sk;
 	u32 length;
 
-	if (!call)
+	if (!call || !is_wanted_netns(call->netns))
 		return 0;
 	record = reserve(KIND_CALL);
 	if (!record)
@@ -319,21 +319,35 @@ INLINE void note_owner(struct call *call, struct sock *sk)
 	map_update(&owners, &key, &owner, ANY);
 }
 
+// The service at a socket's local address.
+INLINE void service_of(struct service *service, struct sock *sk, u16 family)
+{
+	struct endpoint local = {};
+
+	local_of(&local, sk, family);
+	service->netns = netns_of_sock(sk);
+	service->port = local.port;
+	__builtin_memset(service->ip, 0, 16);
+	if (family == AF_INET)
+		map_ip4(service->ip, *(be32 *)local.ip);
+	else
+		__builtin_memcpy(service->ip, local.ip, 16);
+}
+
 INLINE void note_listener(struct call *call)
 {
 	struct sock *sk = (struct sock *)call->sk;
 	struct owner owner = {};
-	struct port port = {};
+	struct service service = {};
 
 	if (!wanted_states || !sk || !is_inet(call->family))
 		return;
-	port.netns = netns_of_sock(sk);
-	port.number = READ(sk->__sk_common.skc_num);
+	service_of(&service, sk, call->family);
 	owner.tgid = call->tgid;
 	owner.tid = call->tid;
 	owner.uid = call->uid;
 	__builtin_memcpy(owner.comm, call->comm, sizeof(owner.comm));
-	map_update(&listeners, &port, &owner, ANY);
+	map_update(&listeners, &service, &owner, ANY);
 }
 
 // Fills in what is known of the caller and the socket behind call->fd.

@@ -11,7 +11,7 @@ SECTION("iter/task_file") int existing(struct bpf_iter__task_file *context)
 	struct seq_file *seq = context->meta->seq;
 	struct record *record;
 	struct owner owner = {};
-	struct port port = {};
+	struct service service = {};
 	struct sock *sk, *named;
 	u32 zero = 0, length;
 	u16 family;
@@ -25,7 +25,7 @@ SECTION("iter/task_file") int existing(struct bpf_iter__task_file *context)
 	owner.tgid = READ(task->tgid);
 	owner.tid = READ(task->pid);
 	owner.uid = uid_of(task);
-	if (!is_wanted(task, owner.tgid, owner.uid, 0))
+	if (!is_wanted(task, owner.tgid, owner.uid, 0) || !is_wanted_netns(netns_of_sock(sk)))
 		return 0;
 	read_kernel(owner.comm, sizeof(owner.comm), (void *)__builtin_preserve_access_index(&task->comm));
 	record = map_lookup(&scratch_record, &zero);
@@ -55,9 +55,8 @@ SECTION("iter/task_file") int existing(struct bpf_iter__task_file *context)
 		if (record->type == SOCK_STREAM) {
 			map_update(&owners, &key, &owner, ANY);
 			if (record->result == TCP_LISTEN) {
-				port.netns = record->netns;
-				port.number = READ(sk->__sk_common.skc_num);
-				map_update(&listeners, &port, &owner, ANY);
+				service_of(&service, sk, family);
+				map_update(&listeners, &service, &owner, ANY);
 			}
 		}
 	} else if (family == AF_UNIX) {

@@ -71,9 +71,11 @@ struct owner {
 	u8 comm[16];
 };
 
-struct port {
+// Where is listened: a local address in IPv6 spelling.
+struct service {
+	u8 ip[16];
 	u32 netns;
-	u32 number;
+	u32 port;
 };
 
 struct {
@@ -143,7 +145,7 @@ struct {
 struct {
 	TYPE(MAP_LRU_HASH);
 	ENTRIES(4096);
-	struct port *key;
+	struct service *key;
 	struct owner *value;
 } listeners MAP;
 

@@ -8,7 +8,7 @@ INLINE void emit_process(u32 kind, struct task_struct *task, s64 value)
 {
 	struct record *record;
 
-	if (!wanted_processes)
+	if (!wanted_processes || !is_wanted_netns(netns_of(task)))
 		return;
 	record = reserve(kind);
 	if (!record)

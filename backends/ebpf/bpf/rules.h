@@ -3,6 +3,7 @@
 #pragma once
 
 #include "maps.h"
+#include "socket.h"
 #include "task.h"
 
 // A network in IPv6 spelling: IPv4 is ::ffff:0:0/96.
@@ -13,9 +14,7 @@ struct prefix {
 
 INLINE void set_ip4(struct prefix *to, be32 ip)
 {
-	to->ip[10] = 0xff;
-	to->ip[11] = 0xff;
-	__builtin_memcpy(to->ip + 12, &ip, 4);
+	map_ip4(to->ip, ip);
 }
 
 // Whether it is an IPv4 address, which begins with ten zeros.

@@ -151,6 +151,14 @@ INLINE void ends_of(struct endpoint *local, struct endpoint *peer, struct sock *
 	}
 }
 
+// An IPv4 address in IPv6 spelling, where zeros are.
+INLINE void map_ip4(u8 *to, be32 ip)
+{
+	to[10] = 0xff;
+	to[11] = 0xff;
+	__builtin_memcpy(to + 12, &ip, 4);
+}
+
 INLINE void local_of(struct endpoint *to, struct sock *sk, u16 family)
 {
 	struct endpoint peer;

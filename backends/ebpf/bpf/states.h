@@ -3,39 +3,71 @@
 // do with it, so that a socket's user is remembered when it connects, listens or accepts.
 #pragma once
 
-#include "emit.h"
+#include "calls.h"
+
+// Who listens where a connection came to `sk`: at its very address, or at all of them.
+INLINE struct owner *owner_of_listener(struct sock *sk, u16 family)
+{
+	struct service service = {};
+	struct owner *owner;
+
+	service_of(&service, sk, family);
+	owner = map_lookup(&listeners, &service);
+	if (!owner && is_mapped((const be32 *)service.ip)) {
+		map_ip4(service.ip, 0);
+		owner = map_lookup(&listeners, &service);
+	}
+	if (owner)
+		return owner;
+	__builtin_memset(service.ip, 0, 16);
+	return map_lookup(&listeners, &service);
+}
+
+// A connection that somebody asks for begins in his own call: connect, or a send that opens it (MSG_FASTOPEN; a plain
+// write after TCP_FASTOPEN_CONNECT).
+INLINE void note_connecting(struct sock *sk, u64 key)
+{
+	struct task_struct *task = current_task_direct();
+	struct owner *owner;
+	struct call *call = call_in_hook(OP_CONNECT);
+
+	if (call) {
+		// On a socket beneath the one that was named, too (MPTCP).
+		note_owner(call, sk);
+		return;
+	}
+	// Whoever had a socket at this place in memory before, and never got as far.
+	owner = map_lookup(&owners, &key);
+	if (owner && owner->tgid != task->tgid)
+		map_delete(&owners, &key);
+}
 
 SECTION("tp_btf/inet_sock_set_state") int set_state(u64 *context)
 {
 	struct sock *sk = (struct sock *)context[0];
 	int before = (int)context[1], after = (int)context[2];
 	u64 key = (u64)sk;
-	struct owner *owner = map_lookup(&owners, &key);
+	struct owner *owner, *listener;
 	u16 family = family_of(sk);
-	struct task_struct *task;
 	struct record *record;
-	struct call *call;
-	u32 tid;
-	struct port port = {};
+	struct service service = {};
+	u32 netns;
 
-	if (!owner && before == TCP_LISTEN && after == TCP_SYN_RECV) {
-		port.netns = netns_of_sock(sk);
-		port.number = READ(sk->__sk_common.skc_num);
-		owner = map_lookup(&listeners, &port);
-		if (owner)
-			map_update(&owners, &key, owner, ANY);
+	if (!wanted_states || !is_inet(family))
+		return 0;
+	netns = netns_of_sock(sk);
+	if (before == TCP_LISTEN && after == TCP_SYN_RECV) {
+		// A new socket: what is known of this place in memory was another one's.
+		listener = owner_of_listener(sk, family);
+		if (listener)
+			map_update(&owners, &key, listener, ANY);
+		else
+			map_delete(&owners, &key);
 	}
-	if (!owner && before == TCP_CLOSE && after == TCP_SYN_SENT) {
-		// In connect itself, on a socket beneath the one that was named (MPTCP).
-		task = current_task_direct();
-		tid = task->pid;
-		call = call_of(tid);
-		if (call && call->op == OP_CONNECT) {
-			note_owner(call, sk);
-			owner = map_lookup(&owners, &key);
-		}
-	}
-	if (wanted_states && is_inet(family) && (owner || !filters)) {
+	if (before == TCP_CLOSE && after == TCP_SYN_SENT)
+		note_connecting(sk, key);
+	owner = map_lookup(&owners, &key);
+	if ((owner || !(filters & ~BY_NETNS)) && is_wanted_netns(netns)) {
 		record = reserve(KIND_TCP_STATE);
 		if (record) {
 			if (owner) {
@@ -45,7 +77,7 @@ SECTION("tp_btf/inet_sock_set_state") int set_state(u64 *context)
 				__builtin_memcpy(record->comm, owner->comm, sizeof(record->comm));
 			}
 			record->result = ((s64)before << 32) | (u32)after;
-			record->netns = netns_of_sock(sk);
+			record->netns = netns;
 			record->family = family;
 			record->type = READ(sk->sk_type);
 			record->protocol = READ(sk->sk_protocol);
@@ -54,7 +86,15 @@ SECTION("tp_btf/inet_sock_set_state") int set_state(u64 *context)
 			submit(record);
 		}
 	}
-	if (after == TCP_CLOSE)
-		map_delete(&owners, &key);
+	if (after != TCP_CLOSE)
+		return 0;
+	if (before == TCP_LISTEN) {
+		// Another process may listen there too (SO_REUSEPORT).
+		service_of(&service, sk, family);
+		listener = map_lookup(&listeners, &service);
+		if (owner && listener && owner->tgid == listener->tgid)
+			map_delete(&listeners, &service);
+	}
+	map_delete(&owners, &key);
 	return 0;
 }

@@ -25,11 +25,17 @@ INLINE u32 netns_of(struct task_struct *task)
 	return READ(net->ns.inum);
 }
 
-// Whether a thread's doings are reported. `current`: it is the running one.
+// Whether what happens in a network namespace is reported. Of a socket it is that of its birth, wherever its user is.
+INLINE int is_wanted_netns(u32 netns)
+{
+	return !(filters & BY_NETNS) || map_lookup(&netnses, &netns);
+}
+
+// Whether a thread's doings are reported, in whatever network namespace. `current`: it is the running one.
 INLINE int is_wanted(struct task_struct *task, u32 tgid, u32 uid, int current)
 {
 	struct name name = {};
-	u32 netns, index;
+	u32 index;
 
 	if (tgid == own_tgid)
 		return 0;
@@ -37,11 +43,6 @@ INLINE int is_wanted(struct task_struct *task, u32 tgid, u32 uid, int current)
 		return 0;
 	if ((filters & BY_UID) && !map_lookup(&uids, &uid))
 		return 0;
-	if (filters & BY_NETNS) {
-		netns = netns_of(task);
-		if (!map_lookup(&netnses, &netns))
-			return 0;
-	}
 	if (filters & BY_NAME) {
 		read_kernel(&name, sizeof(name), (void *)__builtin_preserve_access_index(&task->comm));
 		if (!map_lookup(&names, &name))
