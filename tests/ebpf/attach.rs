@@ -2,10 +2,10 @@
 
 use super::alone;
 use super::support::programs::programs;
-use super::support::run::sockstrace;
+use super::support::run::{patience, sockstrace};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -138,15 +138,7 @@ fn it_ends_with_the_process() {
     let line = format!("socket.socket().connect_ex(('127.0.0.1', {}))", closed.port());
     python.run(&line);
     drop(python);
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(start.elapsed() < Duration::from_secs(10), "it goes on though the process has ended");
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(status_of(&mut child), Some(0));
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -154,6 +146,78 @@ fn it_ends_with_the_process() {
     assert_eq!((&connect["address"], &connect["errno"]), (&closed.to_string().into(), &"ECONNREFUSED".into()));
     assert!(events.iter().any(|event| event["kind"] == "process" && event["event"] == "exit"), "{text}");
     assert_eq!(events.last().unwrap()["kind"], "summary");
+}
+
+/// The exit status of who is to end by itself.
+fn status_of(child: &mut Child) -> Option<i32> {
+    let start = Instant::now();
+    while start.elapsed() < patience(Duration::from_secs(10)) {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    panic!("it goes on though the process has ended")
+}
+
+/// Also if it has while the programs were being loaded.
+#[test]
+fn it_ends_with_a_process_that_has_ended() {
+    let Some(_alone) = alone() else { return };
+    for after in [0, 20, 50, 100, 150, 200, 300] {
+        let mut process = Command::new("sleep").arg((f64::from(after) / 1000.0).to_string()).spawn().unwrap();
+        let (mut child, mut told) = attach(process.id(), &["--backend=ebpf"]);
+        std::thread::scope(|scope| {
+            // Nobody waits for it before sockstrace has ended in one half of the cases.
+            let waited = (after % 100 == 0).then(|| scope.spawn(|| process.wait()));
+            let status = status_of(&mut child);
+            let mut text = String::new();
+            told.read_to_string(&mut text).unwrap();
+            assert!(status == Some(0) || (status == Some(125) && text.contains("process")), "{status:?} {text}");
+            drop(waited);
+        });
+        process.wait().unwrap();
+    }
+}
+
+/// Who ends without being waited for is no process to attach to.
+#[test]
+fn the_dead_are_not_attached_to() {
+    let Some(_alone) = alone() else { return };
+    let mut process = Command::new("true").spawn().unwrap();
+    let state = || std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    while !state().contains(") Z ") {}
+    let (mut child, mut told) = attach(process.id(), &["--backend=ebpf"]);
+    let status = status_of(&mut child);
+    let mut text = String::new();
+    told.read_to_string(&mut text).unwrap();
+    assert!(status == Some(125) && text.contains("hasn't waited for it yet"), "{status:?} {text}");
+    process.wait().unwrap();
+}
+
+/// sockstrace itself may be a child of who is watched: it doesn't wait for itself.
+#[test]
+fn it_ends_with_its_parent() {
+    let Some(_alone) = alone() else { return };
+    let path = format!("/tmp/sst-parent-{}", std::process::id());
+    let script = format!(
+        "{} --backend=ebpf --pid $$ 2> {path} & echo $!; until grep -q watching {path}; do sleep 0.05; done",
+        sockstrace().display()
+    );
+    let output = Command::new("/bin/sh").args(["-c", &script]).stderr(Stdio::null()).output().unwrap();
+    let pid: i32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    let start = Instant::now();
+    let runs = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|it| !it.contains(") Z "));
+    while runs() {
+        if start.elapsed() > patience(Duration::from_secs(10)) {
+            // SAFETY: takes integers.
+            assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+            panic!("it goes on though the process has ended");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::remove_file(&path).unwrap();
 }
 
 /// Where there is nobody to attach to, and what can't be done to whom one attaches to.

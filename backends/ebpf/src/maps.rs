@@ -3,8 +3,9 @@
 use crate::programs::chain;
 use crate::tree;
 use aya::Ebpf;
-use aya::maps::{Array, CgroupArray, HashMap, Map, MapData};
+use aya::maps::{Array, CgroupArray, HashMap, Map, MapData, MapError};
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use sockstrace_backend::BackendError;
 use sockstrace_backend::observed::Filters;
 use std::fs::File;
@@ -47,6 +48,19 @@ pub fn fill_filters(bpf: &mut Ebpf, filters: &Filters) -> Result<(), BackendErro
     for (index, path) in (0_u32..).zip(&filters.cgroups) {
         let directory = open(path)?;
         groups.set(index, directory.as_raw_fd(), 0).map_err(failed("cgroups"))?;
+    }
+    Ok(())
+}
+
+/// Adds what the trees have become since they were looked at, and takes out who has ended: before the programs were
+/// attached, nobody saw their forks and ends.
+pub fn catch_up(bpf: &mut Ebpf, roots: &[Pid]) -> Result<(), BackendError> {
+    fill_set(bpf, "tree", &tree::with_descendants(roots))?;
+    let mut map: HashMap<&mut MapData, u32, u8> = map(bpf, "tree")?;
+    let known: Vec<u32> = map.keys().filter_map(Result::ok).collect();
+    for pid in known.into_iter().filter(|pid| tree::has_ended(Pid::from_raw(*pid as i32))) {
+        // Its end may have been seen meanwhile.
+        let _: Result<(), MapError> = map.remove(&pid);
     }
     Ok(())
 }

@@ -352,10 +352,9 @@ impl Programs {
         Ok(tree.keys().next().is_none())
     }
 
-    /// Adds what the trees have become since they were looked at: before the programs were attached, nobody
-    /// saw their forks.
+    /// Brings the trees up to date with what happened before the programs were attached.
     pub fn catch_up(&mut self, scope: &Scope) -> Result<(), BackendError> {
-        maps::fill_set(&mut self.bpf, "tree", &crate::tree::with_descendants(&scope.filters.trees))
+        maps::catch_up(&mut self.bpf, &scope.filters.trees)
     }
 
     fn map<'m, M: TryFrom<&'m mut Map>>(&'m mut self, name: &'static str) -> Result<M, BackendError> {

@@ -1,12 +1,14 @@
 //! Processes with their descendants, as /proc has them now.
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
-use sockstrace_backend::proc;
+use sockstrace_backend::proc::{self, Status};
 use std::collections::HashSet;
 
-/// These processes, and all that descend from them.
+/// These processes, and all that descend from them, but for this one, which may be a child of who is watched.
 pub fn with_descendants(roots: &[Pid]) -> Vec<u32> {
-    let all = proc::all_processes();
+    let mut all = proc::all_processes();
+    all.retain(|entry| entry.pid != Pid::this());
     let mut family: HashSet<i32> = roots.iter().map(|pid| pid.as_raw()).collect();
     loop {
         let before = family.len();
@@ -19,6 +21,15 @@ pub fn with_descendants(roots: &[Pid]) -> Vec<u32> {
     family.into_iter().map(|pid| pid as u32).collect()
 }
 
+/// Whether none of a process's threads runs any more, though its parent may not have waited for it yet.
+pub fn has_ended(pid: Pid) -> bool {
+    match Status::of(pid) {
+        // A process's first thread may end before others, and counts until all have.
+        Ok(status) => matches!(status.state, b'Z' | b'X') && status.threads <= 1,
+        Err(errno) => errno == Errno::ESRCH,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,8 +38,13 @@ mod tests {
     fn children_belong_to_their_parents() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let family = with_descendants(&[Pid::this()]);
+        let pid = Pid::from_raw(child.id() as i32);
+        assert!(!has_ended(pid) && !has_ended(Pid::from_raw(1)));
         child.kill().unwrap();
+        while Status::of(pid).unwrap().state != b'Z' {}
+        assert!(has_ended(pid), "nobody has waited for it");
         child.wait().unwrap();
+        assert!(has_ended(pid));
         assert!(family.contains(&std::process::id()) && family.contains(&child.id()));
         assert!(with_descendants(&[]).is_empty());
     }

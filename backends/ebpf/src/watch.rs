@@ -4,7 +4,7 @@ use crate::attention::{Attention, CHECK, GATHER, Woken};
 use crate::capture::Capture;
 use crate::programs::{Aim, Programs};
 use crate::reader::Reader;
-use crate::{cgroup, probe, rings};
+use crate::{cgroup, probe, rings, tree};
 use nix::poll::PollTimeout;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -81,9 +81,14 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
 
 fn require_alive(pids: &[Pid]) -> Result<(), BackendError> {
     for pid in pids {
-        if Status::of(*pid).is_err() {
-            return Err(BackendError::Unavailable(format!("there is no process {pid}")));
-        }
+        let why = match Status::of(*pid) {
+            Err(_) => format!("there is no process {pid}"),
+            Ok(status) if tree::has_ended(*pid) => {
+                format!("process {pid} has ended; its parent {} hasn't waited for it yet", status.parent)
+            }
+            Ok(_) => continue,
+        };
+        return Err(BackendError::Unavailable(why));
     }
     Ok(())
 }
@@ -104,6 +109,10 @@ fn read_until(
     let rings: Vec<_> = [ring].into_iter().chain(payloads).collect();
     // Where nothing is lost nothing must be looked for: no wake-ups of an idle machine.
     let mut at_most = PollTimeout::NONE;
+    // Nobody tells of who ended before the programs were attached.
+    if is_over()? {
+        return Ok(());
+    }
     loop {
         let woken = attention.wait(&rings, signals.as_fd(), at_most);
         let woken = woken.map_err(|errno| BackendError::Failed("waiting for records".into(), errno))?;
@@ -119,7 +128,7 @@ fn read_until(
                 at_most = PollTimeout::from(CHECK.as_millis() as u16);
             }
         }
-        // The last one's end was a record too, and so are the ends that came before the first look.
+        // The last one's end was a record too.
         if is_over()? {
             return Ok(());
         }

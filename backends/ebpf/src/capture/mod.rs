@@ -145,10 +145,9 @@ impl Capture {
         maps::fill_set(self.attached()?, "tree", &[pid])
     }
 
-    /// Adds what the trees have become since they were looked at.
+    /// Brings the trees up to date with what happened before the programs were attached.
     pub fn catch_up(&mut self, filters: &Filters) -> Result<(), BackendError> {
-        let trees = crate::tree::with_descendants(&filters.trees);
-        maps::fill_set(self.attached()?, "tree", &trees)
+        maps::catch_up(self.attached()?, &filters.trees)
     }
 
     /// Has the sockets told that exist already.
