@@ -39,6 +39,18 @@ fn what_it_cannot_do_is_refused() {
     }
 }
 
+/// Of another cgroup namespace the hooks see a part of the cgroups alone, and a program could leave that.
+#[test]
+fn a_part_of_the_cgroups_is_not_enough() {
+    let Some(_alone) = alone() else { return };
+    let mut command = Command::new("unshare");
+    command.arg("--cgroup").arg(sockstrace()).args(["--backend=ebpf", "--", "echo", "it ran"]);
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(125) && told.contains("cgroup namespace"), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+}
+
 /// What is let go isn't told, but counted, and so is who did it; what is refused is told whole.
 #[test]
 fn what_is_let_go_is_counted() {
@@ -84,6 +96,56 @@ for family, address in [(socket.AF_INET, ('203.0.113.5', 7777)), (socket.AF_INET
             assert_eq!((event.number("fd"), event.number("return")), (Some(77), Some(-1)), "{event:?}");
         }
         assert!(stage.truth().foreign().is_empty());
+    });
+}
+
+/// A program that is root can't take away what judges it.
+#[test]
+fn judges_are_not_detached() {
+    const DETACHES: &str = "
+import ctypes, os, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def bpf(command, attributes):
+    return libc.syscall({'x86_64': 321, 'aarch64': 280}[os.uname().machine], command, attributes, len(attributes))
+links = []
+for name in os.listdir('/proc/%d/fdinfo' % os.getppid()):
+    try:
+        lines = open('/proc/%d/fdinfo/%s' % (os.getppid(), name)).read().splitlines()
+    except OSError:
+        continue
+    links += [int(line.split()[1]) for line in lines if line.startswith('link_id:')]
+assert links
+for link in links:
+    fd = bpf(30, struct.pack('I', link) + bytes(28))
+    if fd >= 0:
+        bpf(34, struct.pack('I', fd) + bytes(28))
+print(ctypes.get_errno())
+print(socket.socket().connect_ex(('203.0.113.5', 7777)))
+";
+    let Some(_alone) = alone() else { return };
+    on_stage(|stage| {
+        let run = Run::new("ebpf", &stage.dir).allow_stage().arg("--stack=never");
+        let outcome = run.program(["/usr/bin/python3", "-c", DETACHES]).run();
+        assert!(outcome.complaints().is_empty() && outcome.stdout == "1\n1\n", "{outcome:?}");
+        let told: Vec<_> = outcome.leaks().map(|leak| leak.text("syscall")).collect();
+        assert!(told.contains(&"bpf") && told.last() == Some(&"connect"), "{outcome:?}");
+        assert!(stage.truth().foreign().is_empty());
+    });
+}
+
+/// Where another /sys is mounted, as by `ip netns exec`, nothing has to be mounted by hand.
+#[test]
+fn cgroups_need_no_mount() {
+    let Some(_alone) = alone() else { return };
+    on_stage(|stage| {
+        let hidden = "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\"";
+        let run = Run::new("ebpf", &stage.dir).allow_stage().arg("--stack=never");
+        let connect = "import socket; print(socket.socket().connect_ex(('203.0.113.5', 7777)))";
+        let outcome = run
+            .program(["/usr/bin/python3", "-c", connect])
+            .wrap(["unshare", "--mount", "sh", "-c", hidden, "sh"])
+            .run();
+        assert!(outcome.stdout == "1\n" && outcome.status == Status::Exited(23), "{outcome:?}");
     });
 }
 

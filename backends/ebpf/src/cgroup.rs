@@ -1,14 +1,65 @@
 //! Where the cgroup2 file system is.
 
-use std::fs;
-use std::path::PathBuf;
+use nix::errno::Errno;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
 /// What to do where there is none.
 pub const MISSING: &str = "no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup";
 
-/// The root of the cgroup2 hierarchy; it may be mounted anywhere, or not at all.
-pub fn root() -> Option<PathBuf> {
-    root_in(&fs::read_to_string("/proc/self/mountinfo").ok()?)
+/// The root of the cgroup2 hierarchy.
+#[derive(Debug)]
+pub struct Root {
+    /// Its directory.
+    pub directory: File,
+    /// Where that is, in words for a person.
+    pub place: String,
+}
+
+/// It may be mounted anywhere, or not at all: `ip netns exec` mounts another /sys. Then it is mounted for us alone.
+pub fn root() -> Option<Root> {
+    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounted = root_in(&table)
+        .and_then(|path| Some(Root { directory: opened(&path)?, place: path.display().to_string() }));
+    mounted.or_else(|| {
+        Some(Root { directory: unseen().ok()?, place: "mounted nowhere; it can be, for us alone".into() })
+    })
+}
+
+/// Whether that is the root of the whole machine's hierarchy: a cgroup namespace has a root of its own.
+pub fn sees_all() -> bool {
+    // PROC_CGROUP_INIT_INO of <linux/proc_ns.h>
+    const INITIAL: &str = "cgroup:[4026531835]";
+    fs::read_link("/proc/self/ns/cgroup").is_ok_and(|own| own.as_os_str() == INITIAL)
+}
+
+/// Something else may be mounted over it.
+fn opened(path: &Path) -> Option<File> {
+    let directory = File::open(path).ok()?;
+    let is_it = fstatfs(&directory).is_ok_and(|it| it.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    is_it.then_some(directory)
+}
+
+/// A mount that is in nobody's namespace, and goes with its descriptor.
+fn unseen() -> Result<File, Errno> {
+    const CREATE: libc::c_int = 6; // FSCONFIG_CMD_CREATE of <linux/mount.h>
+    const CLOEXEC: libc::c_int = 1; // FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
+    let null = std::ptr::null::<libc::c_char>();
+    // SAFETY: fsopen(2) reads a constant string.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), CLOEXEC) })?;
+    // SAFETY: fsconfig(2) takes no strings with this command.
+    Errno::result(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CREATE, null, null, 0) })?;
+    // SAFETY: fsmount(2) takes integers.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), CLOEXEC, 0) }).map(File::from)
+}
+
+/// The descriptor that a system call has made.
+fn owned(result: libc::c_long) -> Result<OwnedFd, Errno> {
+    let fd = Errno::result(result)? as RawFd;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// From lines of proc_pid_mountinfo(5): `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAG…] - TYPE …`

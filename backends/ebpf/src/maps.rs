@@ -94,7 +94,7 @@ where
 }
 
 /// Opens a cgroup's directory.
-pub fn open(path: &Path) -> Result<File, BackendError> {
+fn open(path: &Path) -> Result<File, BackendError> {
     File::open(path).map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
         BackendError::Failed(format!("opening the cgroup {}", path.display()), errno)

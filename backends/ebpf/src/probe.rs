@@ -58,7 +58,7 @@ pub fn require() -> Result<(), BackendError> {
 /// What running PROGRAM needs besides, and what can't be had.
 fn for_running(sees_rings: bool, judges_rings: bool, judges_odd_sockets: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Err(BackendError::Unavailable(why)) = require_own_pids() {
+    if let Err(BackendError::Unavailable(why)) = require_own_pids().and_then(|()| require_all_cgroups()) {
         findings.push(finding("running PROGRAM", None, format!("{why}: --all works")));
     }
     let notified = SeccompBackend::new().probe();
@@ -103,6 +103,15 @@ pub fn require_own_pids() -> Result<(), BackendError> {
     Err(BackendError::Unavailable(why.into()))
 }
 
+/// The hooks are attached at the root of the cgroups that we see: a program that left these would not be judged.
+pub fn require_all_cgroups() -> Result<(), BackendError> {
+    if cgroup::sees_all() {
+        return Ok(());
+    }
+    let why = "the ebpf backend runs programs in the initial cgroup namespace alone, and this is another one (a container?)";
+    Err(BackendError::Unavailable(why.into()))
+}
+
 fn finding(what: impl Into<String>, works: Option<bool>, detail: impl Into<String>) -> Finding {
     Finding { what: what.into(), works, detail: detail.into() }
 }
@@ -136,7 +145,7 @@ fn capabilities() -> Vec<Finding> {
 
 fn cgroup_root() -> Finding {
     match cgroup::root() {
-        Some(path) => finding("cgroup2", Some(true), path.display().to_string()),
+        Some(root) => finding("cgroup2", Some(true), root.place),
         None => finding("cgroup2", Some(false), cgroup::MISSING),
     }
 }

@@ -3,7 +3,7 @@
 use crate::attention::Attention;
 use crate::calls;
 use crate::guards::Guard;
-use crate::maps::{self, broken, broken_by, failed, of, open};
+use crate::maps::{self, broken, broken_by, failed, of};
 use crate::rules::Tables;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
@@ -14,10 +14,11 @@ use nix::unistd::Pid;
 use sockstrace_backend::BackendError;
 use sockstrace_backend::hooks::{Holes, Hooks, StacksOf, Then};
 use sockstrace_backend::observed::{Scope, SocketCall};
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The tracepoints, with the program for each: without the first ones nothing is seen.
 pub const TRACEPOINTS: [(&str, &str, Need); 8] = [
@@ -429,14 +430,13 @@ impl Programs {
 
     /// Loads and attaches everything that runs on events, but for LSM programs. What may be missing is noted in
     /// [`Programs::limits`].
-    pub fn attach(&mut self, cgroup: &Path, aim: Aim<'_>) -> Result<(), BackendError> {
+    pub fn attach(&mut self, root: &File, aim: Aim<'_>) -> Result<(), BackendError> {
         let judges = aim.hooks.is_some();
         // The hooks and the ends before the beginnings: what begins is then seen whole.
-        let root = open(cgroup)?;
         if aim.hooks.is_some_and(|hooks| hooks.holes.is_some()) {
             let attached = self.load_connecting().and_then(|()| {
                 let program: &mut SockOps = of(&mut self.bpf, ON_CONNECTING)?;
-                program.attach(&root, CgroupAttachMode::Single).map(drop).map_err(|error| brief(&error))
+                program.attach(root, CgroupAttachMode::Single).map(drop).map_err(|error| brief(&error))
             });
             attached.map_err(|why| {
                 BackendError::Unavailable(format!("the cgroup hook sock_ops: {why}: use --on-leak block"))
@@ -446,7 +446,7 @@ impl Programs {
             let attached = self.load_hook(hook).and_then(|()| {
                 let program: &mut CgroupSockAddr = of(&mut self.bpf, hook)?;
                 // A link leaves room for others by itself (`cgroup_bpf_link_attach`): it takes no flags.
-                let link = program.attach(&root, CgroupAttachMode::Single);
+                let link = program.attach(root, CgroupAttachMode::Single);
                 link.map(drop).map_err(|error| brief(&error))
             });
             if let Err(why) = attached {

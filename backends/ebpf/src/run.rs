@@ -34,6 +34,7 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     };
     probe::require()?;
     probe::require_own_pids()?;
+    probe::require_all_cgroups()?;
     let root = cgroup::root().ok_or_else(|| BackendError::Unavailable(cgroup::MISSING.into()))?;
     let (mut hooks, mut plan) = (hooks.clone(), plan.clone());
     let mut missing = if trial::is_lsm_listed() { Vec::new() } else { Guard::ALL.to_vec() };
@@ -61,7 +62,7 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
     let reader = Reader::of(&mut programs)?;
     let sources = hooks.holes.is_some().then(|| programs.sources()).transpose()?;
     let hooks = &hooks;
-    programs.attach(&root, Aim { scope: &scope_of(hooks), hooks: Some(hooks) })?;
+    programs.attach(&root.directory, Aim { scope: &scope_of(hooks), hooks: Some(hooks) })?;
     let mut capture =
         handler.captures().map(|wanted| Capture::load(&wanted, &Filters::default(), true)).transpose()?;
     if let Some(capture) = &mut capture {

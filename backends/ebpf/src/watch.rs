@@ -2,7 +2,7 @@
 
 use crate::attention::{Attention, CHECK, GATHER, Woken};
 use crate::capture::Capture;
-use crate::programs::{Aim, Programs};
+use crate::programs::{Aim, Programs, WITHOUT_HOOK};
 use crate::reader::Reader;
 use crate::{cgroup, probe, rings, tree};
 use nix::poll::PollTimeout;
@@ -31,8 +31,11 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
     let mut reader = Reader::of(&mut programs)?;
     let mut attention = Attention::new(GATHER);
     programs.have_attended(&mut attention)?;
-    programs.attach(&root, Aim { scope, hooks: None })?;
+    programs.attach(&root.directory, Aim { scope, hooks: None })?;
     programs.catch_up(scope)?;
+    if !cgroup::sees_all() {
+        programs.limits.push(format!("outside of this cgroup namespace {WITHOUT_HOOK}"));
+    }
     // With a cgroup filter it can't be told whose sockets are wanted: they are learnt by their use.
     let mut existing = Vec::new();
     if scope.filters.cgroups.is_empty() {
