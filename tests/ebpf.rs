@@ -31,8 +31,10 @@ mod watcher;
 
 use check::{Mode, arrived, is_available};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use support::run::patience;
@@ -265,6 +267,40 @@ fn users_are_those_of_the_machine() {
     assert!(status.success(), "{status}");
     let text = watcher.stop_for_text();
     assert!(text.contains(&format!("\"address\":\"{server}\"")), "{text}");
+}
+
+/// In a container /proc has other numbers than the kernel: nobody is taken for another one.
+#[test]
+fn containers_number_processes_otherwise() {
+    let Some(_alone) = alone() else { return };
+    let contained = |words: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc"]).args(words).arg(support::run::sockstrace());
+        command.args(["--all", "--format=jsonl", "--trace=all"]);
+        command
+    };
+    let output = contained(&[]).arg("--filter=pid=1").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(125) && told.contains("pid namespace"), "{output:?}");
+    let path = format!("/tmp/sst-contained-{}", std::process::id());
+    // Somebody in there gets the number that we have outside.
+    let script =
+        "echo $0 > /proc/sys/kernel/ns_last_pid; sleep 60 & \"$@\" & own=$!; read end; kill $own; wait $own";
+    let before = (std::process::id() - 1).to_string();
+    let mut command = contained(&["sh", "-c", script, &before]);
+    command.arg(format!("--filter=name={}", own_name())).arg(format!("--output={path}"));
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("pid namespace")));
+    assert!(lines.any(|line| line.contains("watching the machine")));
+    TcpStream::connect(("127.0.0.1", closed_port())).unwrap_err();
+    child.wait().unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mut events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let connect = events.find(|event| event["syscall"] == "connect").expect("a connect");
+    assert_eq!(connect["pid"], std::process::id(), "{text}");
+    assert!(connect["exe"].is_null() && connect["ppid"].is_null(), "{text}");
 }
 
 /// While the reader stands still, events are lost: so many, and that is said where it happened.

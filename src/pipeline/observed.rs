@@ -46,6 +46,8 @@ pub struct Witness {
     /// `--capture`
     recording: Option<Recording>,
     tell: fn(&str),
+    /// Processes have the numbers in /proc by which the backend knows them.
+    shows_ids: bool,
     state: RefCell<State>,
 }
 
@@ -100,7 +102,8 @@ impl Witness {
         recorder: Recorder,
         tell: fn(&str),
     ) -> Self {
-        Self { config, watching, backend, recorder, recording: None, tell, state: RefCell::default() }
+        let (shows_ids, state) = (proc::shows_initial_ids(), RefCell::default());
+        Self { config, watching, backend, recorder, recording: None, tell, shows_ids, state }
     }
 
     /// What is captured goes to `recording`. To be called before watching begins.
@@ -246,6 +249,8 @@ impl Witness {
     fn who(&self, state: &mut State, actor: &Actor) -> Who {
         let known = match actor.pid {
             0 => Known::default(),
+            // Who has this number in /proc is another one.
+            _ if !self.shows_ids => Known::default(),
             pid => state.known.entry(pid).or_insert_with(|| Known::of(pid)).clone(),
         };
         known.who(self.backend, actor)

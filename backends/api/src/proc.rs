@@ -193,6 +193,24 @@ pub fn threads(pid: Pid) -> Result<Vec<Pid>, Errno> {
     Ok(ids.map(Pid::from_raw).collect())
 }
 
+/// Whether we are in the initial pid namespace, in which processes have the numbers that the kernel itself knows.
+#[must_use]
+pub fn has_initial_ids() -> bool {
+    is_initial("/proc/self/ns/pid")
+}
+
+/// Whether /proc shows processes by those numbers: in a container it is another namespace's as a rule.
+#[must_use]
+pub fn shows_initial_ids() -> bool {
+    has_initial_ids() || is_initial("/proc/1/ns/pid")
+}
+
+fn is_initial(namespace: &str) -> bool {
+    // PROC_PID_INIT_INO of <linux/proc_ns.h>
+    const INITIAL: &str = "pid:[4026531836]";
+    fs::read_link(namespace).is_ok_and(|it| it.as_os_str() == INITIAL)
+}
+
 /// Parent, state and id of every process, from one pass over /proc.
 #[must_use]
 pub fn all_processes() -> Vec<Entry> {

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use sockstrace_backend::captured::Wanted;
 use sockstrace_backend::hooks::{Holes, Hooks, Refusal, StacksOf, Then};
 use sockstrace_backend::observed::{Filters, Scope, SocketCall};
-use sockstrace_backend::proc::Status;
+use sockstrace_backend::proc::{self, Status};
 use sockstrace_backend::{Backend, BackendError, Finding};
 use sockstrace_backend_seccomp::SeccompBackend;
 
@@ -92,10 +92,7 @@ fn for_running(sees_rings: bool, judges_rings: bool, judges_odd_sockets: bool) -
 
 /// Programs in the kernel know processes by their ids in the initial pid namespace: ours must be the same.
 pub fn require_own_pids() -> Result<(), BackendError> {
-    // PROC_PID_INIT_INO of <linux/proc_ns.h>
-    const INITIAL: &str = "pid:[4026531836]";
-    let own = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    if own.as_os_str() == INITIAL {
+    if proc::has_initial_ids() {
         return Ok(());
     }
     let why =

@@ -222,7 +222,7 @@ impl Programs {
         let settings = Settings::of(aim);
         let served = |hooks: &Hooks| Tables::of(&hooks.networks, hooks.served.as_deref().unwrap_or_default());
         let tables = aim.hooks.map(served).transpose()?.unwrap_or_default();
-        let own = std::process::id();
+        let own = crate::tree::own();
         // Maps that hold nothing cost time all the same.
         let room = |wanted: bool, entries| if wanted { entries } else { 1 };
         let diverts = aim.hooks.is_some_and(|hooks| hooks.holes.is_some());

@@ -21,6 +21,12 @@ pub fn with_descendants(roots: &[Pid]) -> Vec<u32> {
     family.into_iter().map(|pid| pid as u32).collect()
 }
 
+/// This process, as the kernel numbers it. In a container it isn't told: 0, which nobody's number is.
+pub fn own() -> u32 {
+    let own = || std::fs::read_link("/proc/self").ok()?.to_str()?.parse().ok();
+    if proc::shows_initial_ids() { own().unwrap_or(0) } else { 0 }
+}
+
 /// Whether none of a process's threads runs any more, though its parent may not have waited for it yet.
 pub fn has_ended(pid: Pid) -> bool {
     match Status::of(pid) {

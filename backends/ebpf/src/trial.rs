@@ -30,7 +30,7 @@ pub fn lsm_works(btf: &Btf) -> Result<(), String> {
     if !is_lsm_listed() {
         return Err(format!("`bpf` is not in {MODULES} (lsm= on the kernel's command line)"));
     }
-    let (own, bytes) = (std::process::id(), MESSAGE.len() as u32);
+    let (own, bytes) = (crate::tree::own(), MESSAGE.len() as u32);
     let mut bpf = EbpfLoader::new()
         .btf(Some(btf))
         .override_global("own_tgid", &own, true)

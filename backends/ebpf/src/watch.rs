@@ -9,7 +9,7 @@ use nix::poll::PollTimeout;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use sockstrace_backend::observed::{Observer, Scope};
-use sockstrace_backend::proc::Status;
+use sockstrace_backend::proc::{self, Status};
 use sockstrace_backend::{BackendError, signals};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -27,12 +27,22 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
         probe::require_own_pids()?;
         require_alive(&scope.filters.trees)?;
     }
+    if !proc::shows_initial_ids() && !scope.filters.trees.is_empty() {
+        let why = "the ebpf backend knows processes by their ids in the initial pid namespace, and this is another one (a container?): use another --filter";
+        return Err(BackendError::Unavailable(why.into()));
+    }
     let mut programs = Programs::load(Aim { scope, hooks: None })?;
     let mut reader = Reader::of(&mut programs)?;
     let mut attention = Attention::new(GATHER);
     programs.have_attended(&mut attention)?;
     programs.attach(&root.directory, Aim { scope, hooks: None })?;
     programs.catch_up(scope)?;
+    if !proc::shows_initial_ids() {
+        let loss = "executables and parents are not told";
+        programs
+            .limits
+            .push(format!("process ids are those of the initial pid namespace, and this is another one: {loss}"));
+    }
     if !cgroup::sees_all() {
         programs.limits.push(format!("outside of this cgroup namespace {WITHOUT_HOOK}"));
     }

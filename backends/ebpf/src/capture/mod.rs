@@ -77,7 +77,7 @@ impl Capture {
         });
         let mut bpf = EbpfLoader::new()
             .btf(Some(&btf))
-            .override_global("own_tgid", &std::process::id(), true)
+            .override_global("own_tgid", &crate::tree::own(), true)
             .override_global("filters", &maps::filter_bits(filters, launched), true)
             .override_global("cgroup_count", &(filters.cgroups.len() as u32), true)
             .override_global("families", &families, true)
