@@ -57,10 +57,10 @@ const LONGEST_NAME: usize = 16;
 /// What a delegating call has others do; `None` where it is harmless.
 pub fn delegated(call: &Arguments, tracee: &dyn Tracee) -> Result<Option<&'static str>, Unreadable> {
     Ok(match call.syscall {
-        // Without callout information the kernel only searches (request_key(2)).
         Syscall::Bpf => {
             Some("attaches, detaches, runs or takes hold of programs in the kernel, which can lead packets")
         }
+        // Without callout information the kernel only searches (request_key(2)).
         Syscall::RequestKey => Some("has the kernel start a helper outside the tree, as for DNS queries"),
         Syscall::Ptrace => outside(tracee, call.int(1)).then_some("takes control of a process outside the tree"),
         Syscall::ProcessVmWritev => {

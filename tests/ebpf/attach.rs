@@ -202,7 +202,7 @@ fn it_ends_with_its_parent() {
     let Some(_alone) = alone() else { return };
     let path = format!("/tmp/sst-parent-{}", std::process::id());
     let script = format!(
-        "{} --backend=ebpf --pid $$ 2> {path} & echo $!; until grep -q watching {path}; do sleep 0.05; done",
+        "{} --backend=ebpf --pid $$ > /dev/null 2> {path} & echo $!; until grep -q watching {path}; do sleep 0.05; done",
         sockstrace().display()
     );
     let output = Command::new("/bin/sh").args(["-c", &script]).stderr(Stdio::null()).output().unwrap();

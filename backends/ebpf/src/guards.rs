@@ -1,4 +1,4 @@
-//! LSM programs (bpf/guards.h, bpf/messages.h, bpf/connects.h): which of them a run needs, and what is stopped at instead where the kernel
+//! LSM programs (bpf/guards.h, messages.h, connects.h): which of them a run needs, and what is stopped at instead where the kernel
 //! doesn't take them.
 
 use sockstrace_backend::Syscall;

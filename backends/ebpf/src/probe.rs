@@ -105,7 +105,8 @@ pub fn require_all_cgroups() -> Result<(), BackendError> {
     if cgroup::sees_all() {
         return Ok(());
     }
-    let why = "the ebpf backend runs programs in the initial cgroup namespace alone, and this is another one (a container?)";
+    let why = "the ebpf backend runs programs in the initial cgroup namespace alone, and this is another one \
+               (a container?)";
     Err(BackendError::Unavailable(why.into()))
 }
 

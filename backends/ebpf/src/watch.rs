@@ -28,7 +28,8 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
         require_alive(&scope.filters.trees)?;
     }
     if !proc::shows_initial_ids() && !scope.filters.trees.is_empty() {
-        let why = "the ebpf backend knows processes by their ids in the initial pid namespace, and this is another one (a container?): use another --filter";
+        let why = "the ebpf backend knows processes by their ids in the initial pid namespace, and this is another \
+                   one (a container?): use another --filter";
         return Err(BackendError::Unavailable(why.into()));
     }
     let mut programs = Programs::load(Aim { scope, hooks: None })?;
