@@ -88,7 +88,7 @@ pub struct Pipeline {
     hooks: AtomicBool,
     /// Connects are held up all the same, to be redirected.
     holds: AtomicBool,
-    /// What odd sockets ([`interest::is_odd`]) do is judged in the kernel too.
+    /// What odd sockets ([`crate::operation::interest::is_odd`]) do is judged in the kernel too.
     judges_odd_sockets: AtomicBool,
     stacks: Arc<Stacks>,
     judged: AtomicU64,
