@@ -130,7 +130,7 @@ mod tests {
     fn the_kernel_is_asked_again_when_nothing_was_found_for_a_while() {
         let ((ring, producer), (end, _holder)) = (pipe().unwrap(), pipe().unwrap());
         let mut attention = Attention::new(Duration::from_millis(1));
-        let mut wait = |attention: &mut Attention| attention.wait(&[ring.as_fd()], end.as_fd(), NOW).unwrap();
+        let wait = |attention: &mut Attention| attention.wait(&[ring.as_fd()], end.as_fd(), NOW).unwrap();
         assert_eq!(wait(&mut attention), Woken::InVain);
         write(&producer, b"x").unwrap();
         assert_eq!(wait(&mut attention), Woken::ToLook);
