@@ -320,7 +320,7 @@ INLINE void note_owner(struct call *call, struct sock *sk)
 }
 
 // The service at a socket's local address.
-INLINE void service_of(struct service *service, struct sock *sk, u16 family)
+SUBPROGRAM void service_of(struct service *service, struct sock *sk, u16 family)
 {
 	struct endpoint local = {};
 

@@ -7,7 +7,7 @@
 
 // A socket lies before its inode (`struct socket_alloc` of include/net/sock.h): one reading takes both. What lies before another
 // inode is not looked at.
-INLINE struct sock *sock_of_file(struct file *file)
+SUBPROGRAM struct sock *sock_of_file(struct file *file)
 {
 	struct inode *inode = READ(file->f_inode);
 	u64 inode_at = OFFSET_OF(((struct socket_alloc *)0)->vfs_inode);
