@@ -16,11 +16,12 @@ pub fn set_number(_: Pid, registers: &mut Registers, number: i32) -> Result<(), 
 }
 
 /// At an entry: the call isn't carried out, and gives `value`. (Two registers are set in half the time that it takes
-/// to fetch all and to put them back.)
+/// to fetch all and to put them back. The result first: should we be killed in between, who was attached to makes its call,
+/// as it does from then on, and doesn't get ENOSYS.)
 pub fn skip(tid: Pid, value: i64) -> Result<(), Errno> {
     let set = |register, value| nix::sys::ptrace::write_user(tid, register as nix::sys::ptrace::AddressType, value);
-    set(std::mem::offset_of!(libc::user_regs_struct, orig_rax), -1)?;
-    set(std::mem::offset_of!(libc::user_regs_struct, rax), value)
+    set(std::mem::offset_of!(libc::user_regs_struct, rax), value)?;
+    set(std::mem::offset_of!(libc::user_regs_struct, orig_rax), -1)
 }
 
 /// What the call gives.
