@@ -303,6 +303,27 @@ fn containers_number_processes_otherwise() {
     assert!(connect["exe"].is_null() && connect["ppid"].is_null(), "{text}");
 }
 
+/// Who ends it loses nothing of what has happened before.
+#[test]
+fn what_is_there_at_the_end_is_told() {
+    const SENT: u64 = 100_000;
+    let Some(_alone) = alone() else { return };
+    let options = ["--format=jsonl", "--calls=sendto", &format!("--filter=name={}", own_name())];
+    let watcher = Watcher::start_with(&options);
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let own = udp.local_addr().unwrap();
+    watcher.signal(libc::SIGSTOP);
+    for _ in 0..SENT {
+        udp.send_to(b"x", own).unwrap();
+    }
+    watcher.signal(libc::SIGTERM);
+    watcher.signal(libc::SIGCONT);
+    let text = watcher.stop_for_text();
+    let summary: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((summary["events"].as_u64(), summary["dropped"].as_u64()), (Some(SENT), Some(0)), "{summary}");
+    assert_eq!(text.lines().filter(|line| line.contains(r#""syscall":"sendto""#)).count() as u64, SENT);
+}
+
 /// While the reader stands still, events are lost: so many, and that is said where it happened.
 #[test]
 fn what_is_lost_is_counted() {

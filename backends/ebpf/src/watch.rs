@@ -1,6 +1,6 @@
 //! Watching: everything attached, the ring emptied until somebody ends it.
 
-use crate::attention::{Attention, CHECK, GATHER, Woken};
+use crate::attention::{Attention, CHECK, Found, GATHER, Woken};
 use crate::capture::Capture;
 use crate::programs::{Aim, Programs, WITHOUT_HOOK};
 use crate::reader::Reader;
@@ -85,7 +85,7 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
     let result = read_until(&mut reader, capture.as_mut(), attention, &signalled, observer, &mut is_over);
     // Detached before the last look, so that it is the last.
     drop(programs);
-    reader.drain(&mut |observation| observer.observe(observation));
+    while reader.drain(&mut |observation| observer.observe(observation)) == Found::Part {}
     reader.tell_counts(&mut |observation| observer.observe(observation));
     if let Some(mut capture) = capture {
         capture.finish(&mut |captured| observer.captured(captured));
