@@ -274,8 +274,9 @@ fn users_are_those_of_the_machine() {
 fn containers_number_processes_otherwise() {
     let Some(_alone) = alone() else { return };
     let contained = |words: &[&str]| {
-        let mut command = std::process::Command::new("unshare");
-        command.args(["--pid", "--fork", "--mount-proc"]).args(words).arg(support::run::sockstrace());
+        let mut command = std::process::Command::new("timeout");
+        command.args(["--signal=KILL", "60", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.args(words).arg(support::run::sockstrace());
         command.args(["--all", "--format=jsonl", "--trace=all"]);
         command
     };
@@ -303,6 +304,16 @@ fn containers_number_processes_otherwise() {
     assert!(connect["exe"].is_null() && connect["ppid"].is_null(), "{text}");
 }
 
+/// Stops it, and sends so many datagrams.
+fn send_while_it_stands_still(watcher: &Watcher, count: u64) {
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let own = udp.local_addr().unwrap();
+    watcher.signal(libc::SIGSTOP);
+    for _ in 0..count {
+        udp.send_to(b"x", own).unwrap();
+    }
+}
+
 /// Who ends it loses nothing of what has happened before.
 #[test]
 fn what_is_there_at_the_end_is_told() {
@@ -310,12 +321,7 @@ fn what_is_there_at_the_end_is_told() {
     let Some(_alone) = alone() else { return };
     let options = ["--format=jsonl", "--calls=sendto", &format!("--filter=name={}", own_name())];
     let watcher = Watcher::start_with(&options);
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let own = udp.local_addr().unwrap();
-    watcher.signal(libc::SIGSTOP);
-    for _ in 0..SENT {
-        udp.send_to(b"x", own).unwrap();
-    }
+    send_while_it_stands_still(&watcher, SENT);
     watcher.signal(libc::SIGTERM);
     watcher.signal(libc::SIGCONT);
     let text = watcher.stop_for_text();
@@ -331,12 +337,7 @@ fn what_is_lost_is_counted() {
     let Some(_alone) = alone() else { return };
     let mut watcher =
         Watcher::start_with(&["--format=jsonl", "--calls=sendto", &format!("--filter=name={}", own_name())]);
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let own = udp.local_addr().unwrap();
-    watcher.signal(libc::SIGSTOP);
-    for _ in 0..SENT {
-        udp.send_to(b"x", own).unwrap();
-    }
+    send_while_it_stands_still(&watcher, SENT);
     watcher.signal(libc::SIGCONT);
     assert!(watcher.wait_for(patience(Duration::from_secs(10)), |event| event["kind"] == "lost"));
     let text = watcher.stop_for_text();

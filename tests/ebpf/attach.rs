@@ -202,7 +202,8 @@ fn it_ends_with_its_parent() {
     let Some(_alone) = alone() else { return };
     let path = format!("/tmp/sst-parent-{}", std::process::id());
     let script = format!(
-        "{} --backend=ebpf --pid $$ > /dev/null 2> {path} & echo $!; until grep -q watching {path}; do sleep 0.05; done",
+        "{} --backend=ebpf --pid $$ > /dev/null 2> {path} & echo $!; \
+         for i in $(seq 400); do ! grep -q watching {path} || break; sleep 0.05; done",
         sockstrace().display()
     );
     let output = Command::new("/bin/sh").args(["-c", &script]).stderr(Stdio::null()).output().unwrap();
