@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    end_where_a_thread_panics();
     let inherited = match Inherited::capture() {
         Ok(inherited) => inherited,
         Err(errno) => return complain(&format!("reading the signal mask: {}", errno.desc())),
@@ -64,6 +65,16 @@ fn main() -> ExitCode {
             Ok(())
         }),
     }
+}
+
+/// A supervisor without one of its threads could let go of what that thread should have judged: a panic ends the
+/// whole process, and with it the tree's network, however the program was built.
+fn end_where_a_thread_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
 }
 
 /// Prints what `write` writes, or tells why not.

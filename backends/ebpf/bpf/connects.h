@@ -11,7 +11,7 @@ SECTION("lsm/socket_connect") long on_connect(u64 *context)
 	struct refusal_of what = { .op = OP_CONNECT };
 	struct sock *sk = socket->sk;
 	s32 length = (s32)context[2];
-	u16 family = 0;
+	u16 family = 0, port = 0;
 	u8 *member;
 
 	if (!sk)
@@ -36,12 +36,12 @@ SECTION("lsm/socket_connect") long on_connect(u64 *context)
 	}
 	if (length < (family == AF_INET6 ? 24 : 16))
 		return 0;
-	if (!named_destination(&to, &what.port, context[1], length, what.kind.family))
+	if (!named_destination(&to, &port, context[1], length, what.kind.family))
 		goto leaks;
 	// A ping socket's has been seen by the hooks on addresses since Linux 6.1.
-	if (!is_ending() && is_allowed(&to, what.kind.protocol, what.port))
+	if (!is_ending() && is_allowed(&to, what.kind.protocol, port))
 		return let_go(OP_CONNECT, member, what.kind.type == SOCK_DGRAM && what.kind.protocol != IPPROTO_UDPLITE);
-	what.to = &to;
+	name_refused(&what, &to, port);
 leaks:
 	return refuse(&what, sk);
 }

@@ -117,7 +117,7 @@ GLOBAL int name_at_exit(struct call *call, s64 result)
 
 // A sockaddr_in6 has room for a scope that the hooks don't tell. The caller's memory does, if it still holds
 // the address that the kernel copied.
-INLINE int add_scope(u8 *name, u64 address)
+SUBPROGRAM int add_scope(u8 *name, u64 address)
 {
 	u8 given[28] = {};
 	u64 a, b;

@@ -81,13 +81,15 @@ INLINE u8 *member_of(struct task_struct *task)
 	return map_lookup(&tree, &tgid);
 }
 
-// Has it told that an operation on `sk` leaks, and who does it killed if need be: what the program is to return.
-INLINE long refuse(const struct refusal_of *what, struct sock *sk)
+// Has it told that an operation leaks, and who does it killed if need be: whether it is to be refused.
+GLOBAL int refuses(struct refusal_of *what)
 {
-	struct call *call = tells_refusals_alone ? 0 : call_in_hook(what->op);
-	struct entry entry = {};
+	struct call *call;
 
-	if (call && (!fits(call, what->op) || (is_request(call) && call->sk != (u64)sk)))
+	if (!what)
+		return 1;
+	call = tells_refusals_alone ? 0 : call_in_hook(what->op);
+	if (call && (!fits(call, what->op) || (is_request(call) && call->sk != what->sk)))
 		call = 0;
 	if (call) {
 		end_message(call);
@@ -101,25 +103,30 @@ INLINE long refuse(const struct refusal_of *what, struct sock *sk)
 		end_tree();
 	if (kills())
 		send_signal(SIGKILL);
-	if (call && what->to) {
-		call->name_length = write_name(call->name, what->to, what->port);
-		call->source = FROM_HOOK;
-	} else if (call && what->name_length) {
-		call->name_length = write_unruled(call->name, what);
+	if (call && (what->name_length || what->listener)) {
+		call->name_length = copy_name(call->name, what);
 		call->source = FROM_HOOK;
 	}
-	if (is_untold(call)) {
-		look_at_entry(&entry, current_task_direct());
-		emit_refusal(what, &entry);
-	}
-	return refused;
+	if (is_untold(call))
+		emit_refusal(what, 1);
+	return 1;
 }
 
-// Notes an address that no rule knows.
+// What the program is to return.
+INLINE long refuse(struct refusal_of *what, struct sock *sk)
+{
+	what->sk = (u64)sk;
+	return refuses(what) ? refused : 0;
+}
+
+// sizeof(struct sockaddr_vm)
+#define VSOCK_NAME 16
+
+// Notes an address that no rule knows: no more of it than a vsock's has.
 INLINE void note_other(struct refusal_of *what, u64 address)
 {
-	if (address && !read_kernel(what->other, sizeof(what->other), (void *)address))
-		what->name_length = sizeof(what->other);
+	if (address && !read_kernel(what->name, VSOCK_NAME, (void *)address))
+		what->name_length = VSOCK_NAME;
 }
 
 // Has it counted, or told at its call's end, that an operation is let go. With `is_counted`, another hook counts it.
@@ -130,7 +137,7 @@ INLINE long let_go(u8 op, u8 *member, int is_counted)
 	struct call *call;
 
 	if (tells_refusals_alone) {
-		look_at_entry(&entry, task);
+		look_at_entry(&entry);
 		if (!is_counted)
 			count_passed(task, member, entry.of_ring ? op : entry.op);
 		return 0;
@@ -146,10 +153,10 @@ INLINE long refuse_unheld(struct refusal_of *what, struct sock *sk)
 {
 	struct entry entry = {};
 
-	look_at_entry(&entry, current_task_direct());
+	look_at_entry(&entry);
 	if (judges == JUDGE_ONLY && !is_ending()) {
 		if (entry.of_ring)
-			emit_refusal(what, &entry);
+			emit_refusal(what, 1);
 		return 0;
 	}
 	return refuse(what, sk);
@@ -214,6 +221,7 @@ SECTION("lsm/socket_bind") long on_bind(u64 *context)
 	struct prefix at = { .length = 128 };
 	struct refusal_of what = { .op = OP_BIND };
 	struct sock *sk = socket->sk;
+	u16 port = 0;
 	u8 *member;
 
 	if (!sk)
@@ -225,14 +233,14 @@ SECTION("lsm/socket_bind") long on_bind(u64 *context)
 	if (!member)
 		return 0;
 	if (is_inet(what.kind.family)) {
-		if (!bound_address(&at, &what.port, context[1], (s32)context[2], what.kind.family))
+		if (!bound_address(&at, &port, context[1], (s32)context[2], what.kind.family))
 			return 0;
 		// No port yet: judged when it listens.
-		if (!what.port && what.kind.type != SOCK_DGRAM && what.kind.type != SOCK_RAW)
+		if (!port && what.kind.type != SOCK_DGRAM && what.kind.type != SOCK_RAW)
 			return 0;
-		if (!is_ending() && is_served(&at, what.port))
+		if (!is_ending() && is_served(&at, port))
 			return let_go(what.op, member, 0);
-		what.to = &at;
+		name_refused(&what, &at, port);
 	} else {
 		note_other(&what, context[1]);
 	}
@@ -261,9 +269,7 @@ INLINE long on_service(struct socket *socket, u8 op)
 			__builtin_memcpy(at.ip, local.ip, 16);
 		else
 			set_ip4(&at, *(be32 *)local.ip);
-		what.port = local.port;
-		what.bound = sk;
-		if (!is_ending() && is_served(&at, what.port))
+		if (!is_ending() && is_served(&at, local.port))
 			return let_go(op, member, 0);
 	}
 	return refuse(&what, sk);
@@ -285,17 +291,14 @@ SECTION("lsm/unix_stream_connect") long on_unix_connect(u64 *context)
 	struct sock *sk = (struct sock *)context[0], *other = (struct sock *)context[1];
 	struct refusal_of what = { .op = OP_CONNECT };
 	u8 name[112] = {};
-	int length;
 
 	if (!member_of(current_task_direct()))
 		return 0;
-	length = unix_name(other, name);
-	if (length <= 2)
+	if (unix_name(other, name) <= 2)
 		return 0;
 	if (!map_lookup(&closed_paths, name + 2))
 		return 0;
 	look_at_kind(&what.kind, sk);
-	what.name = name;
-	what.name_length = length;
+	what.listener = (u64)other;
 	return refuse(&what, sk);
 }

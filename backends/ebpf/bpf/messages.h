@@ -201,6 +201,7 @@ SECTION("lsm/socket_sendmsg") long on_message(u64 *context)
 	struct sock *sk = socket->sk;
 	u64 name, controls;
 	int is_leak, has, named, hooked, odd;
+	u16 port = 0;
 	u8 *member;
 
 	if (!sk)
@@ -232,17 +233,18 @@ SECTION("lsm/socket_sendmsg") long on_message(u64 *context)
 	// A stream goes where its connection goes.
 	if (what.way == CHOSEN && (what.kind.type == SOCK_STREAM || what.kind.type == SOCK_DCCP))
 		what.way = BY_DESTINATION;
-	named = named_destination(&to, &what.port, name, message->msg_namelen, what.kind.family);
-	has = named || connected_to(&to, &what.port, sk, what.kind.family);
+	named = named_destination(&to, &port, name, message->msg_namelen, what.kind.family);
+	has = named || connected_to(&to, &port, sk, what.kind.family);
 	is_leak = what.way == SOURCE_ROUTED || what.way == UNTOLD || (what.way == CHOSEN && has && is_this_host(&to));
 	is_leak |= odd && is_ending();
 	// Where leaks are only recorded, the call's end tells them.
 	if (!is_leak && has && judges > JUDGE_ONLY && asks_for_destination(&what.kind, odd, named))
-		is_leak = !is_allowed(&to, what.kind.protocol, what.port);
+		is_leak = !is_allowed(&to, what.kind.protocol, port);
 	// The hooks on addresses see what UDP-Lite names too; what names nothing isn't counted of any socket.
 	if (!is_leak)
 		return odd ? let_go(OP_SENDMSG, member, !named || what.kind.protocol == IPPROTO_UDPLITE) : 0;
-	what.to = has ? &to : 0;
+	if (has)
+		name_refused(&what, &to, port);
 leaks:
 	return refuse(&what, sk);
 }

@@ -9,32 +9,35 @@
 // The call that the running thread is in, by the registers with which it entered it.
 struct entry {
 	u64 args[6];
-	// Of a call or of a ring that is entered; 0 in a ring's own threads.
-	struct pt_regs *regs;
 	// OP_NONE: it is no call of these, or a ring's operation.
-	u8 op;
-	u8 abi;
-	u8 of_ring;
+	u16 op;
+	u16 abi;
+	u16 of_ring;
+	// Not so in a ring's own threads.
+	u16 has_registers;
 };
 
-INLINE void look_at_entry(struct entry *entry, struct task_struct *task)
+GLOBAL int look_at_entry(struct entry *entry)
 {
+	struct task_struct *task = current_task_direct();
 	int compat = is_compat(task), works = !!(task->flags & PF_IO_WORKER);
 	struct pt_regs *regs = registers_of(task);
 	u32 words[6] = {};
 
+	if (!entry)
+		return 0;
 	entry->op = works ? OP_IO_URING_ENTER : operation_of(call_number(regs), compat);
 	entry->abi = compat ? ABI_COMPAT : ABI_NATIVE;
-	entry->regs = works ? 0 : regs;
+	entry->has_registers = !works;
 	if (entry->op == OP_IO_URING_ENTER) {
 		entry->op = OP_NONE;
 		entry->of_ring = 1;
 		entry->abi = compat ? ABI_IO_URING_COMPAT : ABI_IO_URING;
-		return;
+		return 1;
 	}
 	arguments(entry->args, regs, compat);
 	if (entry->op != OP_SOCKETCALL)
-		return;
+		return 1;
 	entry->op = multiplexed(entry->args[0]);
 	// Those that reach the hooks have two arguments (listen), three, or more.
 	if (read_user(words, sizeof(words), (void *)entry->args[1]) && read_user(words, 12, (void *)entry->args[1]))
@@ -44,6 +47,7 @@ INLINE void look_at_entry(struct entry *entry, struct task_struct *task)
 	entry->args[2] = words[2];
 	entry->args[3] = words[3];
 	entry->args[4] = words[4];
+	return 1;
 }
 
 // What a socket is.
@@ -75,46 +79,56 @@ INLINE int is_untold(struct call *call)
 	return !call || (!is_request(call) && !(wanted_ops & (1u << call->op)));
 }
 
-// What is refused.
+// sizeof(struct sockaddr_in6), and what fills the structure up
+#define LONGEST_NAME 30
+
+// What is refused. Without padding: the verifier of Linux 6.1 wants each byte of what a subprogram is given.
 struct refusal_of {
 	struct socket_kind kind;
-	// A destination, or what is bound; 0: there is none.
-	const struct prefix *to;
-	// Or an address that no rule knows, of a length that isn't 0: a UNIX socket's name, a sockaddr_un,
-	const u8 *name;
-	// or, where that is 0, a struct sockaddr_vm; no more is kept of other families.
-	u8 other[16];
-	// Or the address that a socket is bound to.
-	struct sock *bound;
-	u16 name_length;
-	u16 port;
 	// `enum way`
 	u8 way;
 	// What the hook sees of the operation.
 	u8 op;
+	// The socket, where the hook knows it.
+	u64 sk;
+	// The UNIX socket that it is about, or 0.
+	u64 listener;
+	// Or the address; 0: there is none, or it is the socket's own.
+	u16 name_length;
+	u8 name[LONGEST_NAME];
 };
 
-#define UNIX_NAME 110
-
-// An address that no rule knows; its length.
-INLINE u16 write_unruled(u8 *to, const struct refusal_of *what)
+// The address that it is about; its length.
+INLINE u16 copy_name(u8 *to, const struct refusal_of *what)
 {
-	if (what->name)
-		__builtin_memcpy(to, what->name, UNIX_NAME);
-	else
-		__builtin_memcpy(to, what->other, sizeof(what->other));
+	if (what->listener)
+		return unix_name((struct sock *)what->listener, to);
+	__builtin_memcpy(to, what->name, LONGEST_NAME);
 	return what->name_length;
 }
 
-INLINE void emit_refusal(const struct refusal_of *what, struct entry *entry)
+INLINE void name_refused(struct refusal_of *what, const struct prefix *to, u16 port)
+{
+	what->name_length = write_name(what->name, to, port);
+}
+
+// Tells of it. With `names_call` it is told of the call by which the running thread entered the kernel.
+GLOBAL int emit_refusal(struct refusal_of *what, u32 names_call)
 {
 	int refuses = judges > JUDGE_ONLY || is_ending();
-	struct record *record = reserve(KIND_CALL);
 	struct task_struct *task = current_task_direct();
+	struct entry entry = {};
+	struct record *record;
 	u64 time, pointer;
 
+	if (!what)
+		return 0;
+	record = reserve(KIND_CALL);
 	if (!record)
-		return;
+		return 0;
+	look_at_entry(&entry);
+	if (!names_call && !entry.of_ring)
+		entry.op = OP_NONE;
 	record->tgid = task->tgid;
 	record->tid = task->pid;
 	record->uid = uid_of(task);
@@ -122,43 +136,38 @@ INLINE void emit_refusal(const struct refusal_of *what, struct entry *entry)
 	record->result = refuses ? -(s64)refusal : 0;
 	record->fd = -1;
 	record->op = what->op;
-	record->abi = entry->of_ring ? entry->abi : ABI_UNKNOWN;
+	record->abi = entry.of_ring ? entry.abi : ABI_UNKNOWN;
 	record->flags = (refuses ? HAS_RESULT : 0) | HAS_SOCKET | JUDGED | LEAKS;
 	record->family = what->kind.family;
 	record->type = what->kind.type;
 	record->protocol = what->kind.protocol;
 	record->way = what->way;
-	record->source = what->to || what->name_length ? FROM_HOOK : FROM_NOWHERE;
-	if (what->to) {
-		record->name_length = write_name(record->name, what->to, what->port);
-	} else if (what->name_length) {
-		record->name_length = write_unruled(record->name, what);
-	} else {
-		record->name_length = 0;
-	}
-	if (what->bound && is_inet(what->kind.family)) {
-		local_of(&record->local, what->bound, what->kind.family);
+	record->name_length = copy_name(record->name, what);
+	record->source = record->name_length ? FROM_HOOK : FROM_NOWHERE;
+	if (what->sk && (what->op == OP_LISTEN || what->op == OP_ACCEPT) && is_inet(what->kind.family)) {
+		local_of(&record->local, (struct sock *)what->sk, what->kind.family);
 		record->flags |= HAS_LOCAL;
 	}
-	if (entry->op != OP_NONE) {
-		record->op = entry->op;
-		record->abi = entry->abi;
-		record->fd = (s32)entry->args[0];
-		record->message_flags = message_flags_of(entry->op, entry->args);
+	if (entry.op != OP_NONE) {
+		record->op = entry.op;
+		record->abi = entry.abi;
+		record->fd = (s32)entry.args[0];
+		record->message_flags = message_flags_of(entry.op, entry.args);
 		if (record->name_length == 28 && is_scoped(record->name)) {
-			pointer = name_of(entry->op, entry->args, entry->abi);
+			pointer = name_of(entry.op, entry.args, entry.abi);
 			if (pointer)
 				add_scope(record->name, pointer);
 		}
 	}
-	if (tells_refusals_alone && wanted_stacks && entry->regs && (entry->op != OP_NONE || entry->of_ring)) {
-		time = emit_stack(record->tid, entry->regs);
+	if (tells_refusals_alone && wanted_stacks && entry.has_registers && (entry.op != OP_NONE || entry.of_ring)) {
+		time = emit_stack(record->tid, registers_of(task));
 		if (time) {
 			record->time = time;
 			record->flags |= HAS_STACK;
 		}
 	}
 	submit(record);
+	return 1;
 }
 
 // What is let go and not told: that it was, and who it was when he hadn't done it before.
@@ -236,11 +245,11 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 		call = 0;
 	if (call)
 		call->verdict |= leaks ? JUDGED | LEAKS : JUDGED;
-	if (tells_refusals_alone)
-		look_at_entry(&entry, task);
 	if (!leaks || (judges == JUDGE_ONLY && !ending)) {
-		if (tells_refusals_alone)
+		if (tells_refusals_alone) {
+			look_at_entry(&entry);
 			count_passed(task, member, entry.of_ring ? op : entry.op);
+		}
 		return 1;
 	}
 	if (judges == KILL_TREE)
@@ -261,18 +270,13 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 	if (kills())
 		*member = DOOMED;
 	if (is_untold(call)) {
-		// Of calls, those that aren't followed to their end are told as of unknown origin, and ended by who hears it.
-		if (!tells_refusals_alone)
-			look_at_entry(&entry, task);
-		if (!tells_refusals_alone && !entry.of_ring)
-			entry.op = OP_NONE;
 		what.kind.family = context->family;
 		what.kind.type = context->type;
 		what.kind.protocol = context->protocol;
-		what.to = &to;
-		what.port = port;
 		what.op = op;
-		emit_refusal(&what, &entry);
+		name_refused(&what, &to, port);
+		// Of calls, those that aren't followed to their end are told as of unknown origin, and ended by who hears it.
+		emit_refusal(&what, tells_refusals_alone);
 	}
 	if (refusal != EPERM)
 		set_return(-(int)refusal);

@@ -6,7 +6,7 @@
 #include "task.h"
 
 // The operation behind a socketcall (net/socket.c, `__do_sys_socketcall`).
-INLINE u8 multiplexed(u64 number)
+GLOBAL int multiplexed(u64 number)
 {
 	switch (number) {
 	case 2:
