@@ -170,9 +170,19 @@ GLOBAL int emit_refusal(struct refusal_of *what, u32 names_call)
 	return 1;
 }
 
-// What is let go and not told: that it was, and who it was when he hadn't done it before.
-INLINE void count_passed(struct task_struct *task, u8 *member, u8 op)
+// What a thread is at of which a hook sees `op`: the call that it is in, or that, of a ring.
+GLOBAL int operation_in_hook(u32 op)
 {
+	struct entry entry = {};
+
+	look_at_entry(&entry);
+	return entry.of_ring ? op : entry.op;
+}
+
+// What is let go and not told: that it was, and who it was when he hadn't done it before.
+INLINE void count_passed(struct task_struct *task, u8 *member, u8 in_hook)
+{
+	u8 op = operation_in_hook(in_hook);
 	struct record *record;
 	u32 zero = 0;
 	u64 *count;
@@ -222,7 +232,6 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 	struct task_struct *task = current_task_direct();
 	struct prefix to = { .length = 128 };
 	struct refusal_of what = {};
-	struct entry entry = {};
 	u32 tgid = task->tgid;
 	u8 *member, diversion = NOT_ASKED;
 	int leaks, ending;
@@ -246,10 +255,8 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 	if (call)
 		call->verdict |= leaks ? JUDGED | LEAKS : JUDGED;
 	if (!leaks || (judges == JUDGE_ONLY && !ending)) {
-		if (tells_refusals_alone) {
-			look_at_entry(&entry);
-			count_passed(task, member, entry.of_ring ? op : entry.op);
-		}
+		if (tells_refusals_alone)
+			count_passed(task, member, op);
 		return 1;
 	}
 	if (judges == KILL_TREE)

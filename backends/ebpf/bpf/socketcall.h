@@ -5,37 +5,29 @@
 #include "maps.h"
 #include "task.h"
 
-// The operation behind a socketcall (net/socket.c, `__do_sys_socketcall`).
-GLOBAL int multiplexed(u64 number)
+// The operations behind socketcalls (net/socket.c, `__do_sys_socketcall`); of others OP_NONE. A table, as the verifier
+// would follow each answer of a switch on its own.
+static const u8 socketcalls[] = {
+	[2] = OP_BIND,
+	[3] = OP_CONNECT,
+	[4] = OP_LISTEN,
+	[5] = OP_ACCEPT,
+	// send: sendto without an address
+	[9] = OP_SENDTO,
+	// recv
+	[10] = OP_RECVFROM,
+	[11] = OP_SENDTO,
+	[12] = OP_RECVFROM,
+	[16] = OP_SENDMSG,
+	[17] = OP_RECVMSG,
+	[18] = OP_ACCEPT4,
+	[19] = OP_RECVMMSG,
+	[20] = OP_SENDMMSG,
+};
+
+INLINE u8 multiplexed(u64 number)
 {
-	switch (number) {
-	case 2:
-		return OP_BIND;
-	case 3:
-		return OP_CONNECT;
-	case 4:
-		return OP_LISTEN;
-	case 5:
-		return OP_ACCEPT;
-	case 9: // send: sendto without an address
-	case 11:
-		return OP_SENDTO;
-	case 10: // recv
-	case 12:
-		return OP_RECVFROM;
-	case 16:
-		return OP_SENDMSG;
-	case 17:
-		return OP_RECVMSG;
-	case 18:
-		return OP_ACCEPT4;
-	case 19:
-		return OP_RECVMMSG;
-	case 20:
-		return OP_SENDMMSG;
-	default:
-		return OP_NONE;
-	}
+	return number < sizeof(socketcalls) ? socketcalls[number] : OP_NONE;
 }
 
 // Takes a socketcall apart. Its arguments lie in the caller's memory, which may not be there yet.
