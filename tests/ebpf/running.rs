@@ -16,6 +16,17 @@ pub(super) fn on_stage(body: impl FnOnce(&Stage) + Send) {
     std::thread::scope(|scope| scope.spawn(|| body(&Stage::new())).join().unwrap());
 }
 
+/// The root of a user namespace may load nothing, and is told so.
+#[test]
+fn a_user_namespace_is_not_enough() {
+    let Some(_alone) = alone() else { return };
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--"]).arg(sockstrace()).args(["--backend=ebpf", "--", "true"]);
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(125) && told.contains("as root of the machine"), "{output:?}");
+}
+
 /// What the backend can't do is said before the program starts.
 #[test]
 fn what_it_cannot_do_is_refused() {

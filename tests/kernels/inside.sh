@@ -21,12 +21,15 @@ for line in '^seccomp: works$' '^ptrace: works$' '^ebpf: works$' '^ *yes *lsm/so
 done
 attempt() {
     timeout --kill-after 10 "${SOCKSTRACE_TEST_LIMIT:-1500}" \
-        env SOCKSTRACE_CASE="$case" "$binary" --exact "$name" --show-output --test-threads=1 > /run/output 2>&1 < /dev/null &&
+        env SOCKSTRACE_CASE="$case" SOCKSTRACE_SHARE="$share" "$binary" --exact "$name" --show-output --test-threads=1 > /run/output 2>&1 < /dev/null &&
         grep -q '1 passed' /run/output
 }
 while IFS=$'\t' read -r test binary; do
-    started=$SECONDS name=${test#*:} case=${SOCKSTRACE_CASE:-}
-    case $name in *@*) case=${name#*@} name=${name%@*} ;; esac
+    started=$SECONDS name=${test#*:} case=${SOCKSTRACE_CASE:-} share=1/1
+    case $name in
+        *@share) share=$SHARE name=${name%@*} ;;
+        *@*) case=${name#*@} name=${name%@*} ;;
+    esac
     result=FAILED
     # An emulated processor is some twenty times as slow, and the machine below it may be busy: a second try, which is told of.
     for again in '' ' at the second attempt'; do

@@ -8,6 +8,8 @@
 #
 #   TESTS="vectors:ebpf_log quiet:silence" names tests (default: those in tests/kernels/plan)
 #   SOCKSTRACE_CASE=tcp4                   takes the rows of tables whose names contain it; so does vectors:ebpf_log@tcp4
+#
+# Of vectors:ebpf_block@share each kernel runs its share of the rows, so that together they run all.
 set -eu -o pipefail
 cd "$(dirname "$0")/../.."
 here=$PWD/tests/kernels
@@ -70,7 +72,8 @@ kernel() {
     echo "$folder"
 }
 
-# What mounts the machine's root: the kernel's modules for that, and programs of here. In the folder $3.
+# What mounts the machine's root: the kernel's modules for that, and programs of here. In the folder $3, for a machine
+# that runs the share $4 of what is shared.
 initrd() {
     local folder=$1 version=$2 root=$3/initrd file name
     mkdir -p "$root"/{proc,sys,dev,run,rw,host,new,modules,usr/bin,usr/sbin,usr/lib,usr/lib64}
@@ -90,7 +93,7 @@ initrd() {
         done | awk '!seen[$0]++' > "$root/modules/order"
     cp "$here/init.sh" "$root/init"
     {
-        printf 'export %s=%q\n' CHECKOUT "$PWD" MODULES "$folder/lib/modules" PLAN "$work/plan" SOCKSTRACE \
+        printf 'export %s=%q\n' CHECKOUT "$PWD" MODULES "$folder/lib/modules" PLAN "$work/plan" SHARE "$4" SOCKSTRACE \
             "$(awk '$1 == "sockstrace" { print $2 }' "$work/executables")"
         for name in "${!SOCKSTRACE_@}"; do printf 'export %s=%q\n' "$name" "${!name}"; done
     } > "$root/settings"
@@ -126,7 +129,7 @@ for one in "${series[@]}"; do
     version=$(basename "$folder"/boot/vmlinuz-*)
     version=${version#vmlinuz-}
     mkdir "$work/$one"
-    initrd "$folder" "$version" "$work/$one"
+    initrd "$folder" "$version" "$work/$one" "$((${#running[@]} + 1))/${#series[@]}"
     : > "$store/$one.log"
     boot "$folder" "$version" "$work/$one" "$store/$one.log" &
     running[$one]=$!

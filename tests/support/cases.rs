@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// How many cases run at the same time: each has a guest, sockstrace and the harness, which mostly wait.
 const WORKERS: usize = 3;
 
-/// Runs `check` for each case whose name contains `SOCKSTRACE_CASE` (all by default). A case fails when
-/// `check` returns an error or panics.
+/// Runs `check` for each case whose name contains `SOCKSTRACE_CASE` (all by default); of these, with
+/// `SOCKSTRACE_SHARE=2/3`, every third from the second on. A case fails when `check` returns an error or panics.
 ///
 /// # Panics
 /// With the list of what failed.
@@ -19,7 +19,9 @@ pub fn run_all<T: Sync>(
     check: impl Fn(&T) -> Result<(), String> + Sync,
 ) {
     let wanted = std::env::var("SOCKSTRACE_CASE").unwrap_or_default();
-    let cases: Vec<&T> = cases.iter().filter(|case| name(case).contains(&wanted)).collect();
+    let (first, step) = share();
+    let cases = cases.iter().filter(|case| name(case).contains(&wanted)).skip(first).step_by(step);
+    let cases: Vec<&T> = cases.collect();
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -39,6 +41,16 @@ pub fn run_all<T: Sync>(
     });
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{} of {} cases failed:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
+
+/// Which of the cases are run: the first, from 0, and how many on the next is.
+fn share() -> (usize, usize) {
+    let Ok(share) = std::env::var("SOCKSTRACE_SHARE") else { return (0, 1) };
+    let parsed = share.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+    match parsed {
+        Some((number, of)) if (1..=of).contains(&number) => (number - 1, of),
+        _ => panic!("SOCKSTRACE_SHARE={share}: not of the form 1/2"),
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -193,22 +193,44 @@ pub fn threads(pid: Pid) -> Result<Vec<Pid>, Errno> {
     Ok(ids.map(Pid::from_raw).collect())
 }
 
-/// Whether we are in the initial pid namespace, in which processes have the numbers that the kernel itself knows.
-#[must_use]
-pub fn has_initial_ids() -> bool {
-    is_initial("/proc/self/ns/pid")
+/// Kinds of namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Namespace {
+    /// Of cgroups.
+    Cgroup,
+    /// Of process ids.
+    Pid,
+    /// Of users and their capabilities.
+    User,
 }
 
-/// Whether /proc shows processes by those numbers: in a container it is another namespace's as a rule.
+impl Namespace {
+    /// What its file under /proc/PID/ns is called, and what that of the initial one shows (<linux/proc_ns.h>).
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Cgroup => ("cgroup", "cgroup:[4026531835]"),
+            Self::Pid => ("pid", "pid:[4026531836]"),
+            Self::User => ("user", "user:[4026531837]"),
+        }
+    }
+
+    /// Whether we are in the initial one, with which the machine has started; no if it can't be told.
+    #[must_use]
+    pub fn is_initial(self) -> bool {
+        self.is_initial_of("self")
+    }
+
+    fn is_initial_of(self, process: &str) -> bool {
+        let (file, initial) = self.names();
+        fs::read_link(format!("/proc/{process}/ns/{file}")).is_ok_and(|it| it.as_os_str() == initial)
+    }
+}
+
+/// Whether /proc shows processes by the numbers that the kernel itself knows, those of the initial pid namespace: in a
+/// container it is another namespace's as a rule.
 #[must_use]
 pub fn shows_initial_ids() -> bool {
-    has_initial_ids() || is_initial("/proc/1/ns/pid")
-}
-
-fn is_initial(namespace: &str) -> bool {
-    // PROC_PID_INIT_INO of <linux/proc_ns.h>
-    const INITIAL: &str = "pid:[4026531836]";
-    fs::read_link(namespace).is_ok_and(|it| it.as_os_str() == INITIAL)
+    Namespace::Pid.is_initial() || Namespace::Pid.is_initial_of("1")
 }
 
 /// Parent, state and id of every process, from one pass over /proc.

@@ -28,13 +28,6 @@ pub fn root() -> Option<Root> {
     })
 }
 
-/// Whether that is the root of the whole machine's hierarchy: a cgroup namespace has a root of its own.
-pub fn sees_all() -> bool {
-    // PROC_CGROUP_INIT_INO of <linux/proc_ns.h>
-    const INITIAL: &str = "cgroup:[4026531835]";
-    fs::read_link("/proc/self/ns/cgroup").is_ok_and(|own| own.as_os_str() == INITIAL)
-}
-
 /// Something else may be mounted over it.
 fn opened(path: &Path) -> Option<File> {
     let directory = File::open(path).ok()?;

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use sockstrace_backend::captured::Wanted;
 use sockstrace_backend::hooks::{Holes, Hooks, Refusal, StacksOf, Then};
 use sockstrace_backend::observed::{Filters, Scope, SocketCall};
-use sockstrace_backend::proc::{self, Status};
+use sockstrace_backend::proc::{Namespace, Status};
 use sockstrace_backend::{Backend, BackendError, Finding};
 use sockstrace_backend_seccomp::SeccompBackend;
 
@@ -92,7 +92,7 @@ fn for_running(sees_rings: bool, judges_rings: bool, judges_odd_sockets: bool) -
 
 /// Programs in the kernel know processes by their ids in the initial pid namespace: ours must be the same.
 pub fn require_own_pids() -> Result<(), BackendError> {
-    if proc::has_initial_ids() {
+    if Namespace::Pid.is_initial() {
         return Ok(());
     }
     let why =
@@ -102,7 +102,7 @@ pub fn require_own_pids() -> Result<(), BackendError> {
 
 /// The hooks are attached at the root of the cgroups that we see: a program that left these would not be judged.
 pub fn require_all_cgroups() -> Result<(), BackendError> {
-    if cgroup::sees_all() {
+    if Namespace::Cgroup.is_initial() {
         return Ok(());
     }
     let why = "the ebpf backend runs programs in the initial cgroup namespace alone, and this is another one \
@@ -132,11 +132,20 @@ fn capabilities() -> Vec<Finding> {
     const CAP_SYS_ADMIN: u32 = 21;
     let effective = Status::of(Pid::this()).map_or(0, |status| status.capabilities);
     let has = |number: u32| effective & (1_u64 << number) != 0;
+    let is_machines = Namespace::User.is_initial();
     let row = |(number, name, purpose): (u32, &str, &str)| {
         // As before Linux 5.8, CAP_SYS_ADMIN stands for the first two.
-        let there = has(number) || (number > 37 && has(CAP_SYS_ADMIN));
-        let detail = if there { purpose.into() } else { format!("for {purpose}: run sockstrace as root") };
-        finding(name, Some(there), detail)
+        let held = has(number) || (number > 37 && has(CAP_SYS_ADMIN));
+        let detail = if !held {
+            format!("for {purpose}: run sockstrace as root")
+        } else if !is_machines {
+            format!(
+                "for {purpose}: what a user namespace gives isn't enough; run sockstrace as root of the machine"
+            )
+        } else {
+            purpose.into()
+        };
+        finding(name, Some(held && is_machines), detail)
     };
     CAPABILITIES.into_iter().map(row).collect()
 }

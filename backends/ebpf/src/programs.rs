@@ -206,19 +206,25 @@ impl Settings {
     }
 }
 
-/// What the kernel says of its own types.
-fn btf() -> Result<Btf, BackendError> {
-    Btf::from_sys_fs().map_err(|error| {
+/// A loader, and the kernel's types. Both read all of these, which takes long: at once, where there are two processors.
+pub fn loader<'a>() -> Result<(EbpfLoader<'a>, Btf), BackendError> {
+    let (loader, types) = std::thread::scope(|scope| {
+        let types = scope.spawn(Btf::from_sys_fs);
+        (EbpfLoader::new(), types.join())
+    });
+    let types = types.map_err(|_| "reading them ended early".to_owned());
+    let types = types.and_then(|types| types.map_err(|error| error.to_string())).map_err(|error| {
         let why = format!("the kernel's BTF (/sys/kernel/btf/vmlinux, CONFIG_DEBUG_INFO_BTF) is missing: {error}");
         BackendError::Unavailable(why)
-    })
+    })?;
+    Ok((loader, types))
 }
 
 impl Programs {
     /// Loads the object with its maps; no program runs yet.
     pub fn load(aim: Aim<'_>) -> Result<Self, BackendError> {
         let object = OBJECT.ok_or_else(|| BackendError::Unavailable(NO_PROGRAMS.into()))?;
-        let btf = btf()?;
+        let (mut loader, btf) = loader()?;
         let settings = Settings::of(aim);
         let served = |hooks: &Hooks| Tables::of(&hooks.networks, hooks.served.as_deref().unwrap_or_default());
         let tables = aim.hooks.map(served).transpose()?.unwrap_or_default();
@@ -228,9 +234,7 @@ impl Programs {
         let diverts = aim.hooks.is_some_and(|hooks| hooks.holes.is_some());
         let has_requests = aim.hooks.is_none_or(|hooks| !hooks.requests.is_empty());
         let follows_calls = has_requests || aim.hooks.is_none_or(|hooks| !hooks.tells_refusals_alone());
-        let mut loader = EbpfLoader::new();
         let bpf = loader
-            .btf(Some(&btf))
             .override_global("own_tgid", &own, true)
             .override_global("filters", &settings.filters, true)
             .override_global("cgroup_count", &settings.cgroup_count, true)

@@ -9,7 +9,7 @@ use nix::poll::PollTimeout;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use sockstrace_backend::observed::{Observer, Scope};
-use sockstrace_backend::proc::{self, Status};
+use sockstrace_backend::proc::{self, Namespace, Status};
 use sockstrace_backend::{BackendError, signals};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -44,7 +44,7 @@ pub fn watch(scope: &Scope, observer: &dyn Observer) -> Result<(), BackendError>
             .limits
             .push(format!("process ids are those of the initial pid namespace, and this is another one: {loss}"));
     }
-    if !cgroup::sees_all() {
+    if !Namespace::Cgroup.is_initial() {
         programs.limits.push(format!("outside of this cgroup namespace {WITHOUT_HOOK}"));
     }
     // With a cgroup filter it can't be told whose sockets are wanted: they are learnt by their use.

@@ -14,12 +14,12 @@ pub use thread::Thread;
 
 use crate::attention::{Attention, Found};
 use crate::maps::{self, failed, of};
-use crate::programs::{NO_PROGRAMS, brief, chain};
+use crate::programs::{NO_PROGRAMS, brief, chain, loader};
 use crate::translate::Clock;
 use assemble::Assembler;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{Iter, Program};
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf};
 use nix::unistd::Pid;
 use record::Told;
 use sockstrace_backend::BackendError;
@@ -69,14 +69,12 @@ impl Capture {
     /// Loads the programs for these processes; `launched`: and for a tree that is to come.
     pub fn load(wanted: &Wanted, filters: &Filters, launched: bool) -> Result<Self, BackendError> {
         let object = OBJECT.ok_or_else(|| BackendError::Unavailable(NO_PROGRAMS.into()))?;
-        let btf = Btf::from_sys_fs()
-            .map_err(|error| BackendError::Unavailable(format!("the kernel's BTF is missing: {error}")))?;
+        let (mut loader, btf) = loader()?;
         let families = wanted.families.as_ref().map_or(u64::MAX, |families| {
             let bit = |family: &i32| u32::try_from(*family).ok().and_then(|family| 1_u64.checked_shl(family));
             families.iter().filter_map(bit).fold(0, |all, bit| all | bit)
         });
-        let mut bpf = EbpfLoader::new()
-            .btf(Some(&btf))
+        let mut bpf = loader
             .override_global("own_tgid", &crate::tree::own(), true)
             .override_global("filters", &maps::filter_bits(filters, launched), true)
             .override_global("cgroup_count", &(filters.cgroups.len() as u32), true)
