@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// System calls: their entry, the addresses that the kernel copies in between, and their end.
+// System calls: the addresses that the kernel copies on the way, and their end.
 #pragma once
 
 #include "refusals.h"
@@ -9,53 +9,59 @@ INLINE void clear(struct call *call)
 	__builtin_memset(call, 0, __builtin_offsetof(struct call, name));
 }
 
-SECTION("tp_btf/sys_enter") int sys_enter(u64 *context)
+// Fills in the call that the running thread is in; 0 where it is none that is looked at.
+GLOBAL int look_at_call(struct call *call)
 {
 	struct task_struct *task = current_task_direct();
-	struct pt_regs *regs = (struct pt_regs *)context[0];
+	struct pt_regs *regs = registers_of(task);
 	int compat = is_compat(task);
-	u32 tid, tgid, uid, zero = 0;
-	struct call *call, *known;
-	u8 op;
 
-	op = operation_of((u32)context[1], compat);
-	if (op == OP_NONE)
-		return 0;
-	tid = task->pid;
-	tgid = task->tgid;
-	uid = own_uid_of(task);
-	known = map_lookup(&calls, &tid);
-	// Nobody leaves the tree but by ending.
-	if (!(known && filters == BY_TREE) && !is_wanted(task, tgid, uid, 1))
-		return 0;
-	call = known ? known : map_lookup(&scratch, &zero);
 	if (!call)
 		return 0;
 	clear(call);
+	call->op = operation_of(call_number(regs), compat);
 	call->abi = compat ? ABI_COMPAT : ABI_NATIVE;
-	call->tid = tid;
-	call->tgid = tgid;
-	call->uid = uid;
+	call->tid = task->pid;
+	call->tgid = task->tgid;
+	call->uid = own_uid_of(task);
 	arguments(call->args, regs, compat);
-	call->op = op;
-	if (op == OP_SOCKETCALL && multiplexed(call->args[0]) == OP_NONE)
-		goto none;
-	if (op == OP_SOCKETCALL)
-		take_apart(call);
+	if (call->op == OP_SOCKETCALL) {
+		if (multiplexed(call->args[0]) == OP_NONE)
+			call->op = OP_NONE;
+		else
+			take_apart(call);
+	}
 	if (skips_unaddressed && call->op == OP_SENDTO && !call->args[4])
-		goto none;
-	if (call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL) {
+		call->op = OP_NONE;
+	if (call->op != OP_NONE && call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL) {
 		call->fd = (s32)call->args[0];
 		look_at(call, task);
-		if (call->op == OP_CONNECT || call->op == OP_LISTEN)
-			note_owner(call, (struct sock *)call->sk);
 	}
-	if (!known && map_update(&calls, &tid, call, ANY))
-		count_lost();
-	return 0;
-none:
-	call->op = OP_NONE;
-	return 0;
+	return call->op;
+}
+
+// Keeps in mind which call the running thread is in, for its end; 0 where it is in none that is looked at. Calls whose end tells
+// all that there is to tell are not kept in mind: their beginnings cost nothing.
+GLOBAL int note_call(void)
+{
+	struct task_struct *task = current_task_direct();
+	struct pt_regs *regs = registers_of(task);
+	u32 tid = task->pid;
+	struct call *call;
+
+	// What a ring does after a call's end is done in no call.
+	if (!is_in_call(regs) || operation_of(call_number(regs), is_compat(task)) == OP_NONE)
+		return 0;
+	call = map_lookup(&calls, &tid);
+	// Nobody leaves the tree but by ending.
+	if (!(call && filters == BY_TREE) && !is_wanted(task, task->tgid, own_uid_of(task), 1))
+		return 0;
+	if (!call) {
+		if (map_update(&calls, &tid, &no_call, ANY))
+			count_lost();
+		call = map_lookup(&calls, &tid);
+	}
+	return call ? look_at_call(call) : 0;
 }
 
 // One record a message; the last one is left to the caller.
@@ -94,22 +100,35 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 	struct task_struct *task = current_task_direct();
 	struct pt_regs *regs = (struct pt_regs *)context[0];
 	s64 result = (s64)context[1];
-	u32 tid, flags = HAS_RESULT;
+	u8 op = operation_of(call_number(regs), is_compat(task));
+	u32 tid, zero = 0, flags = HAS_RESULT;
 	struct call *call;
-	struct sock *sk;
 
 	// Most calls are none of ours.
-	if (operation_of(call_number(regs), is_compat(task)) == OP_NONE)
+	if (op == OP_NONE)
 		return 0;
 	tid = task->pid;
 	call = call_of(tid);
-	if (!call)
-		return 0;
-	if (call->op == OP_SOCKETCALL && take_apart(call)) {
+	// What a tracer has changed on the way.
+	if (call && op != OP_SOCKETCALL && call->op != op) {
+		call->op = OP_NONE;
+		call = 0;
+	}
+	if (!call) {
+		// No hook was asked about it.
+		if ((op == OP_IO_URING_ENTER && !kills()) || !is_wanted(task, task->tgid, own_uid_of(task), 1))
+			return 0;
+		call = map_lookup(&scratch, &zero);
+		if (!call || !look_at_call(call))
+			return 0;
+	} else if (call->op == OP_SOCKETCALL && take_apart(call)) {
 		call->fd = (s32)call->args[0];
 		look_at(call, task);
 	}
-	if (call->op == OP_IO_URING_ENTER || call->op == OP_SOCKETCALL || !(wanted_ops & (1u << call->op)))
+	if (call->op == OP_IO_URING_ENTER || call->op == OP_SOCKETCALL)
+		goto out;
+	note_service(call, task, result);
+	if (!(wanted_ops & (1u << call->op)))
 		goto out;
 	// ERESTARTSYS and its kin: the call comes again, or gives EINTR; which of them isn't known yet.
 	if (result <= -512 && result >= -516)
@@ -122,15 +141,6 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 	} else {
 		complete_scope(call);
 	}
-	if ((call->op == OP_ACCEPT || call->op == OP_ACCEPT4) && result >= 0) {
-		sk = sock_of_fd(task, (s32)result);
-		if (sk) {
-			call->accepted = (u64)sk;
-			note_owner(call, sk);
-		}
-	}
-	if (call->op == OP_LISTEN && result == 0)
-		note_listener(call);
 	add_stack(call, regs);
 	emit_call(call, result, flags);
 out:
@@ -159,6 +169,8 @@ INLINE struct call *call_in_hook(u8 op)
 		request = (u64)work - OFFSET_OF(((struct io_kiocb *)0)->work);
 	} else {
 		thread = call_of(tid);
+		if (!thread && note_call())
+			thread = call_of(tid);
 		if (!thread || thread->op != OP_IO_URING_ENTER)
 			return thread;
 		request = thread->connecting;

@@ -350,6 +350,22 @@ INLINE void note_listener(struct call *call)
 	map_update(&listeners, &service, &owner, ANY);
 }
 
+// Whose what a call at its end serves, and has been given, is.
+INLINE void note_service(struct call *call, struct task_struct *task, s64 result)
+{
+	struct sock *sk;
+
+	if (call->op == OP_LISTEN && result == 0)
+		note_listener(call);
+	if ((call->op != OP_ACCEPT && call->op != OP_ACCEPT4) || result < 0)
+		return;
+	sk = sock_of_fd(task, (s32)result);
+	if (!sk)
+		return;
+	call->accepted = (u64)sk;
+	note_owner(call, sk);
+}
+
 // Fills in what is known of the caller and the socket behind call->fd.
 INLINE void look_at(struct call *call, struct task_struct *task)
 {

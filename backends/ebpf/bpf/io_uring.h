@@ -54,6 +54,8 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	uid = own_uid_of(task);
 	if (!is_wanted(task, tgid, uid, 1))
 		return 0;
+	if (!thread && !(task->flags & PF_IO_WORKER) && note_call())
+		thread = call_of(tid);
 	call = map_lookup(&scratch, &zero);
 	if (!call)
 		return 0;
@@ -79,8 +81,6 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	// A registered file's index is no descriptor (REQ_F_FIXED_FILE is bit 0).
 	call->fd = READ(request->flags) & 1 ? -1 : READ(request->cqe.fd);
 	look_at(call, task);
-	if (op == OP_CONNECT || op == OP_LISTEN)
-		note_owner(call, (struct sock *)call->sk);
 	if (map_update(&requests, &key, call, ANY))
 		count_lost();
 	return 0;
@@ -92,21 +92,13 @@ SECTION("tp_btf/io_uring_complete") int request_complete(u64 *context)
 	u64 key = (u64)request;
 	struct call *call = map_lookup(&requests, &key);
 	struct task_struct *task = current_task_direct();
-	struct sock *sk;
 	s64 result;
 
 	if (!call)
 		return 0;
 	result = READ(request->cqe.res);
-	if (call->op == OP_ACCEPT && result >= 0 && READ(task->tgid) == call->tgid) {
-		sk = sock_of_fd(task, (s32)result);
-		if (sk) {
-			call->accepted = (u64)sk;
-			note_owner(call, sk);
-		}
-	}
-	if (call->op == OP_LISTEN && result == 0)
-		note_listener(call);
+	if (task->tgid == call->tgid)
+		note_service(call, task, result);
 	if (wanted_requests & (1u << call->op))
 		emit_call(call, result, HAS_RESULT);
 	punish(call);

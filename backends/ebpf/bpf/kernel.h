@@ -39,6 +39,7 @@ typedef u32 be32;
 #define EPERM 1
 #define EINTR 4
 #define EAGAIN 11
+#define ENOSYS 38
 #define ENETUNREACH 101
 #define EINPROGRESS 115
 #define MSG_PEEK 0x2
@@ -49,6 +50,7 @@ typedef u32 be32;
 #define S_IFSOCK 0140000
 #define PF_EXITING 0x00000004
 #define PF_IO_WORKER 0x00000010
+#define PF_KTHREAD 0x00200000
 
 enum tcp_state { TCP_ESTABLISHED = 1, TCP_SYN_SENT = 2, TCP_SYN_RECV = 3, TCP_CLOSE = 7, TCP_LISTEN = 10 };
 

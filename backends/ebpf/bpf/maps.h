@@ -26,7 +26,7 @@ const volatile s64 refused;
 const volatile u32 wanted_states;
 const volatile u32 wanted_processes;
 
-// A call on its way, between its thread's entry and exit, or an io_uring request between submission and
+// A call on its way, or an io_uring request between submission and
 // completion.
 struct call {
 	u64 args[6];
@@ -62,6 +62,8 @@ struct call {
 	u32 netns;
 	u8 name[128];
 };
+
+static const struct call no_call;
 
 // Who uses a socket: for what happens to it when nobody calls.
 struct owner {
@@ -105,7 +107,7 @@ struct {
 	u64 *value;
 } passed MAP;
 
-// By thread, from its first call to its end: OP_NONE between calls.
+// By thread, from the first call that a hook was asked about to its end: OP_NONE between such calls.
 struct {
 	TYPE(MAP_HASH);
 	ENTRIES(32768);

@@ -59,18 +59,9 @@ SECTION("tp_btf/sched_process_exit") int process_exit(u64 *context)
 {
 	struct task_struct *task = (struct task_struct *)context[0];
 	u32 tid = READ(task->pid), tgid = READ(task->tgid);
-	struct call *call = call_of(tid);
 	struct signal_struct *signal;
 	int code;
 
-	if (call) {
-		// Killed in it.
-		if (call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL && (wanted_ops & (1u << call->op))) {
-			if (call->source == FROM_NOWHERE && !takes_message_batch(call->op))
-				name_at_exit(call, -1);
-			emit_call(call, 0, 0);
-		}
-	}
 	map_delete(&calls, &tid);
 	// The process ends with its last thread, in whatever order they go.
 	signal = READ(task->signal);

@@ -24,22 +24,30 @@ INLINE struct owner *owner_of_listener(struct sock *sk, u16 family)
 }
 
 // A connection that somebody asks for begins in his own call: connect, or a send that opens it (MSG_FASTOPEN; a plain
-// write after TCP_FASTOPEN_CONNECT).
-INLINE void note_connecting(struct sock *sk, u64 key)
+// write after TCP_FASTOPEN_CONNECT); and so does listening.
+INLINE void note_user(struct sock *sk, u64 key, u8 op)
 {
 	struct task_struct *task = current_task_direct();
-	struct owner *owner;
-	struct call *call = call_in_hook(OP_CONNECT);
+	struct owner owner = {};
+	struct call *call;
 
-	if (call) {
-		// On a socket beneath the one that was named, too (MPTCP).
-		note_owner(call, sk);
-		return;
+	if (task->flags & PF_IO_WORKER) {
+		call = call_in_hook(op);
+		if (call) {
+			// On a socket beneath the one that was named, too (MPTCP).
+			note_owner(call, sk);
+			return;
+		}
 	}
-	// Whoever had a socket at this place in memory before, and never got as far.
-	owner = map_lookup(&owners, &key);
-	if (owner && owner->tgid != task->tgid)
+	owner.tgid = task->tgid;
+	owner.tid = task->pid;
+	owner.uid = own_uid_of(task);
+	current_comm(owner.comm, sizeof(owner.comm));
+	// Whoever had a socket at this place in memory before is forgotten.
+	if (task->flags & PF_KTHREAD || !is_wanted(task, owner.tgid, owner.uid, 1))
 		map_delete(&owners, &key);
+	else
+		map_update(&owners, &key, &owner, ANY);
 }
 
 SECTION("tp_btf/inet_sock_set_state") int set_state(u64 *context)
@@ -65,7 +73,9 @@ SECTION("tp_btf/inet_sock_set_state") int set_state(u64 *context)
 			map_delete(&owners, &key);
 	}
 	if (before == TCP_CLOSE && after == TCP_SYN_SENT)
-		note_connecting(sk, key);
+		note_user(sk, key, OP_CONNECT);
+	if (before == TCP_CLOSE && after == TCP_LISTEN)
+		note_user(sk, key, OP_LISTEN);
 	owner = map_lookup(&owners, &key);
 	if ((owner || !(filters & ~BY_NETNS)) && is_wanted_netns(netns)) {
 		record = reserve(KIND_TCP_STATE);

@@ -121,6 +121,17 @@ INLINE u32 call_number(struct pt_regs *regs)
 #endif
 }
 
+// Whether the call of these registers has no result yet.
+INLINE int is_in_call(struct pt_regs *regs)
+{
+#if defined(__TARGET_ARCH_x86)
+	// arch/x86/entry/entry_64.S: PUSH_AND_CLEAR_REGS rax=$-ENOSYS
+	return (s64)regs->ax == -ENOSYS;
+#else
+	return regs->regs[0] == regs->orig_x0;
+#endif
+}
+
 INLINE u8 operation_of(u32 number, int compat)
 {
 	u32 index = compat ? number + CALLS_OF_ABI : number;

@@ -21,8 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// The tracepoints, with the program for each: without the first ones nothing is seen.
-pub const TRACEPOINTS: [(&str, &str, Need); 8] = [
-    ("sys_enter", "sys_enter", Need::Must),
+pub const TRACEPOINTS: [(&str, &str, Need); 7] = [
     ("sys_exit", "sys_exit", Need::Must),
     ("process_exit", "sched_process_exit", Need::Must),
     ("process_fork", "sched_process_fork", Need::Must),
@@ -49,6 +48,9 @@ pub const NAMING_HOOKS: [&str; 4] = ["on_getpeername4", "on_getpeername6", "on_g
 
 /// The program that tells who is about to connect to a hole.
 const ON_CONNECTING: &str = "about_to_connect";
+
+/// Calls of which TCP's states are known whose they are.
+const SERVING: [SocketCall; 3] = [SocketCall::Listen, SocketCall::Accept, SocketCall::Accept4];
 
 /// What is lost without a hook.
 pub const WITHOUT_HOOK: &str = "addresses are read from the caller's memory, which another thread may change";
@@ -139,7 +141,7 @@ impl Aim<'_> {
         let Some(hooks) = self.hooks else { return true };
         match program {
             "request_submit" | "request_complete" => !hooks.requests.is_empty(),
-            "sys_enter" | "sys_exit" => !hooks.tells_refusals_alone(),
+            "sys_exit" => !hooks.tells_refusals_alone(),
             program => program != "set_state",
         }
     }
@@ -291,9 +293,10 @@ impl Programs {
     }
 
     fn fill(&mut self, Aim { scope, hooks }: Aim<'_>) -> Result<(), BackendError> {
+        let tells = |call| scope.calls.contains(&call) || (scope.states && SERVING.contains(&call));
         // Where a tree is judged, calls that are stopped at are nobody's business here.
         let is_wanted = |code: u8| match hooks {
-            None => true,
+            None => calls::call(code).is_none_or(tells),
             // The hooks ask which call they are in.
             Some(hooks) if hooks.tells_refusals_alone() => true,
             Some(hooks) => match calls::call(code) {
@@ -436,7 +439,7 @@ impl Programs {
     /// [`Programs::limits`].
     pub fn attach(&mut self, root: &File, aim: Aim<'_>) -> Result<(), BackendError> {
         let judges = aim.hooks.is_some();
-        // The hooks and the ends before the beginnings: what begins is then seen whole.
+        // The hooks before the calls' ends: what is told is then seen whole.
         if aim.hooks.is_some_and(|hooks| hooks.holes.is_some()) {
             let attached = self.load_connecting().and_then(|()| {
                 let program: &mut SockOps = of(&mut self.bpf, ON_CONNECTING)?;
