@@ -9,59 +9,92 @@ INLINE void clear(struct call *call)
 	__builtin_memset(call, 0, __builtin_offsetof(struct call, name));
 }
 
-// Fills in the call that the running thread is in; 0 where it is none that is looked at.
-GLOBAL int look_at_call(struct call *call)
+// What a thread asks for: the operation, OP_NONE where it is none that is looked at.
+INLINE u8 look_at_request(struct call *call, struct task_struct *task, struct pt_regs *regs, u8 op, int compat)
 {
-	struct task_struct *task = current_task_direct();
-	struct pt_regs *regs = registers_of(task);
-	int compat = is_compat(task);
-
-	if (!call)
-		return 0;
 	clear(call);
-	call->op = operation_of(call_number(regs), compat);
 	call->abi = compat ? ABI_COMPAT : ABI_NATIVE;
 	call->tid = task->pid;
 	call->tgid = task->tgid;
 	call->uid = own_uid_of(task);
+	copy_comm(call->comm, task);
 	arguments(call->args, regs, compat);
-	if (call->op == OP_SOCKETCALL) {
-		if (multiplexed(call->args[0]) == OP_NONE)
-			call->op = OP_NONE;
-		else
-			take_apart(call);
-	}
+	call->op = op;
+	if (op == OP_SOCKETCALL && multiplexed(call->args[0]) == OP_NONE)
+		call->op = OP_NONE;
+	else if (op == OP_SOCKETCALL)
+		take_apart(call);
 	if (skips_unaddressed && call->op == OP_SENDTO && !call->args[4])
 		call->op = OP_NONE;
-	if (call->op != OP_NONE && call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL) {
-		call->fd = (s32)call->args[0];
-		look_at(call, task);
-	}
+	call->fd = (s32)call->args[0];
 	return call->op;
 }
 
-// Keeps in mind which call the running thread is in, for its end; 0 where it is in none that is looked at. Calls whose end tells
-// all that there is to tell are not kept in mind: their beginnings cost nothing.
-GLOBAL int note_call(void)
+// The same of the running thread, in a hook.
+INLINE int begins(struct call *call)
 {
 	struct task_struct *task = current_task_direct();
 	struct pt_regs *regs = registers_of(task);
-	u32 tid = task->pid;
-	struct call *call;
+	int compat = is_compat(task);
+	u8 op = operation_of(call_number(regs), compat);
 
 	// What a ring does after a call's end is done in no call.
-	if (!is_in_call(regs) || operation_of(call_number(regs), is_compat(task)) == OP_NONE)
+	if (op == OP_NONE || !is_in_call(regs))
 		return 0;
-	call = map_lookup(&calls, &tid);
 	// Nobody leaves the tree but by ending.
-	if (!(call && filters == BY_TREE) && !is_wanted(task, task->tgid, own_uid_of(task), 1))
+	if (filters != BY_TREE && !is_wanted(task, task->tgid, own_uid_of(task), 1))
 		return 0;
-	if (!call) {
-		if (map_update(&calls, &tid, &no_call, ANY))
-			count_lost();
+	return look_at_request(call, task, regs, op, compat);
+}
+
+// A call begins, as hooks on addresses see it, which have noted its socket.
+GLOBAL int begin_with_address(struct call *call)
+{
+	struct sock *sk = call ? (struct sock *)call->sk : 0;
+
+	if (!call || !begins(call))
+		return 0;
+	call->sk = (u64)sk;
+	call->netns = number_of_netns(READ(sk->__sk_common.skc_net.net), current_task_direct());
+	return 1;
+}
+
+// As others see it.
+GLOBAL int begin(struct call *call)
+{
+	if (!call || !begins(call))
+		return 0;
+	if (call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL)
+		look_at(call, current_task_direct());
+	return 1;
+}
+
+// Room for the calls of the running thread; those whose end tells all that there is to tell need none.
+GLOBAL int make_room(void)
+{
+	struct task_struct *task = current_task_direct();
+	u32 tid = task->pid;
+
+	if (!is_in_call(registers_of(task)) || !is_wanted(task, task->tgid, own_uid_of(task), 1))
+		return 0;
+	if (map_update(&calls, &tid, &no_call, ANY))
+		count_lost();
+	return 1;
+}
+
+// The call that the running thread is in; `sk` where a hook on addresses knows it.
+INLINE struct call *call_of_hook(u32 tid, u64 sk)
+{
+	struct call *call = map_lookup(&calls, &tid);
+
+	if (!call && make_room())
 		call = map_lookup(&calls, &tid);
-	}
-	return call ? look_at_call(call) : 0;
+	if (!call || call->op != OP_NONE)
+		return call;
+	if (!sk)
+		return begin(call) ? call : 0;
+	call->sk = sk;
+	return begin_with_address(call) ? call : 0;
 }
 
 // One record a message; the last one is left to the caller.
@@ -95,12 +128,19 @@ INLINE void punish(struct call *call)
 		send_signal(SIGKILL);
 }
 
+// Whether a hook may have been asked about a call of these registers. Without judges there are but those on addresses.
+INLINE int has_hooks(u8 op, struct pt_regs *regs, int compat)
+{
+	return judges || op != OP_SENDTO || compat || fifth_argument(regs);
+}
+
 SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 {
 	struct task_struct *task = current_task_direct();
 	struct pt_regs *regs = (struct pt_regs *)context[0];
 	s64 result = (s64)context[1];
-	u8 op = operation_of(call_number(regs), is_compat(task));
+	int compat = is_compat(task);
+	u8 op = operation_of(call_number(regs), compat);
 	u32 tid, zero = 0, flags = HAS_RESULT;
 	struct call *call;
 
@@ -108,7 +148,7 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 	if (op == OP_NONE)
 		return 0;
 	tid = task->pid;
-	call = call_of(tid);
+	call = has_hooks(op, regs, compat) ? call_of(tid) : 0;
 	// What a tracer has changed on the way.
 	if (call && op != OP_SOCKETCALL && call->op != op) {
 		call->op = OP_NONE;
@@ -119,8 +159,10 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 		if ((op == OP_IO_URING_ENTER && !kills()) || !is_wanted(task, task->tgid, own_uid_of(task), 1))
 			return 0;
 		call = map_lookup(&scratch, &zero);
-		if (!call || !look_at_call(call))
+		if (!call || !look_at_request(call, task, regs, op, compat))
 			return 0;
+		if (call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL)
+			look_at(call, task);
 	} else if (call->op == OP_SOCKETCALL && take_apart(call)) {
 		call->fd = (s32)call->args[0];
 		look_at(call, task);
@@ -150,7 +192,7 @@ out:
 }
 
 // The call on whose behalf a hook runs for such an operation.
-INLINE struct call *call_in_hook(u8 op)
+INLINE struct call *call_in_hook(u8 op, u64 sk)
 {
 	struct task_struct *task = current_task_direct();
 	u32 tid = task->pid;
@@ -168,9 +210,7 @@ INLINE struct call *call_in_hook(u8 op)
 			return 0;
 		request = (u64)work - OFFSET_OF(((struct io_kiocb *)0)->work);
 	} else {
-		thread = call_of(tid);
-		if (!thread && note_call())
-			thread = call_of(tid);
+		thread = call_of_hook(tid, sk);
 		if (!thread || thread->op != OP_IO_URING_ENTER)
 			return thread;
 		request = thread->connecting;
@@ -195,6 +235,17 @@ INLINE void end_message(struct call *call)
 	call->verdict &= ~(JUDGED | LEAKS);
 }
 
+// Multipath TCP where its first subflow is named.
+INLINE u16 protocol_of(struct bpf_sock_addr *context)
+{
+	struct tcp_sock *tcp;
+
+	if (context->protocol != IPPROTO_TCP)
+		return context->protocol;
+	tcp = tcp_sock_of(context->sk);
+	return tcp && is_multipath(tcp) ? IPPROTO_MPTCP : IPPROTO_TCP;
+}
+
 INLINE int keep(struct call *call, struct bpf_sock_addr *context, int six, be32 ip4, const be32 *ip6, u16 port)
 {
 	u16 family = six ? AF_INET6 : AF_INET;
@@ -217,14 +268,14 @@ INLINE int keep(struct call *call, struct bpf_sock_addr *context, int six, be32 
 		call->has_socket = 1;
 		call->family = context->family;
 		call->type = context->type;
-		call->protocol = context->protocol;
+		call->protocol = protocol_of(context);
 	}
 	return 1;
 }
 
 INLINE int on_address(struct bpf_sock_addr *context, int six, u8 op)
 {
-	struct call *call = tells_refusals_alone ? 0 : call_in_hook(op);
+	struct call *call = tells_refusals_alone ? 0 : call_in_hook(op, (u64)context->sk);
 	int verdict = 1;
 	be32 ip4 = 0, ip6[4] = {};
 	u16 port = context->user_port;

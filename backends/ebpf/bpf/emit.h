@@ -366,12 +366,11 @@ INLINE void note_service(struct call *call, struct task_struct *task, s64 result
 	note_owner(call, sk);
 }
 
-// Fills in what is known of the caller and the socket behind call->fd.
+// Fills in what is known of the socket behind call->fd.
 INLINE void look_at(struct call *call, struct task_struct *task)
 {
 	struct sock *sk;
 
-	current_comm(call->comm, sizeof(call->comm));
 	sk = sock_of_fd(task, call->fd);
 	call->sk = (u64)sk;
 	call->has_socket = 0;

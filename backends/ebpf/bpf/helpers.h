@@ -15,7 +15,6 @@ static long (*map_update)(void *map, const void *key, const void *value, u64 fla
 static long (*map_delete)(void *map, const void *key) = (void *)3;
 static u64 (*ktime)(void) = (void *)5;
 static u32 (*random)(void) = (void *)7;
-static long (*current_comm)(void *buffer, u32 size) = (void *)16;
 // Which may be looked into directly (`bpf_get_current_task_btf`).
 static struct task_struct *(*current_task_direct)(void) = (void *)158;
 static long (*current_under_cgroup)(void *map, u32 index) = (void *)37;

@@ -54,8 +54,8 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	uid = own_uid_of(task);
 	if (!is_wanted(task, tgid, uid, 1))
 		return 0;
-	if (!thread && !(task->flags & PF_IO_WORKER) && note_call())
-		thread = call_of(tid);
+	if (!thread && !(task->flags & PF_IO_WORKER) )
+		thread = call_of_hook(tid, 0);
 	call = map_lookup(&scratch, &zero);
 	if (!call)
 		return 0;
@@ -80,6 +80,7 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	call->uid = uid;
 	// A registered file's index is no descriptor (REQ_F_FIXED_FILE is bit 0).
 	call->fd = READ(request->flags) & 1 ? -1 : READ(request->cqe.fd);
+	copy_comm(call->comm, task);
 	look_at(call, task);
 	if (map_update(&requests, &key, call, ANY))
 		count_lost();

@@ -110,17 +110,26 @@ INLINE void type_of(u16 *type, u16 *protocol, struct sock *sk)
 	}
 }
 
-// `task` is the running one, as current_task_direct() gives it, and mostly in the socket's network namespace.
+// The number of a network namespace, which mostly is that of the running thread. `task` as current_task_direct() gives it.
+INLINE u32 number_of_netns(struct net *net, struct task_struct *task)
+{
+	struct net *own = task->nsproxy->net_ns, *same = own;
+
+	// The verifier lets us look into one of them alone, which the compiler, who may not know this, would take for the other.
+	asm volatile("" : "+r"(same));
+	return net == same ? own->ns.inum : READ(net->ns.inum);
+}
+
 INLINE void look_at_sock(struct sock *sk, struct task_struct *task, u16 *family, u16 *type, u16 *protocol, u32 *netns)
 {
-	struct net *net, *own = task->nsproxy->net_ns;
+	struct net *net;
 	struct head head;
 
 	head_of(&head, sk);
 	FROM_HEAD(*family, &head, sk, skc_family);
 	FROM_HEAD(net, &head, sk, skc_net);
 	type_of(type, protocol, sk);
-	*netns = net == own ? own->ns.inum : READ(net->ns.inum);
+	*netns = number_of_netns(net, task);
 }
 
 INLINE void ends_of(struct endpoint *local, struct endpoint *peer, struct sock *sk, u16 family)

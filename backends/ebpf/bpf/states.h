@@ -32,7 +32,7 @@ INLINE void note_user(struct sock *sk, u64 key, u8 op)
 	struct call *call;
 
 	if (task->flags & PF_IO_WORKER) {
-		call = call_in_hook(op);
+		call = call_in_hook(op, 0);
 		if (call) {
 			// On a socket beneath the one that was named, too (MPTCP).
 			note_owner(call, sk);
@@ -42,7 +42,7 @@ INLINE void note_user(struct sock *sk, u64 key, u8 op)
 	owner.tgid = task->tgid;
 	owner.tid = task->pid;
 	owner.uid = own_uid_of(task);
-	current_comm(owner.comm, sizeof(owner.comm));
+	copy_comm(owner.comm, task);
 	// Whoever had a socket at this place in memory before is forgotten.
 	if (task->flags & PF_KTHREAD || !is_wanted(task, owner.tgid, owner.uid, 1))
 		map_delete(&owners, &key);

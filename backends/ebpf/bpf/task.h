@@ -17,6 +17,16 @@ INLINE u32 own_uid_of(struct task_struct *task)
 	return task->cred->uid.val;
 }
 
+// `task` as current_task_direct() gives it.
+INLINE void copy_comm(u8 *to, struct task_struct *task)
+{
+	u64 *words = (u64 *)task->comm;
+	u64 first = words[0], second = words[1];
+
+	__builtin_memcpy(to, &first, 8);
+	__builtin_memcpy(to + 8, &second, 8);
+}
+
 INLINE u32 netns_of(struct task_struct *task)
 {
 	struct nsproxy *proxy = READ(task->nsproxy);
@@ -98,6 +108,16 @@ INLINE void arguments(u64 *args, struct pt_regs *regs, int compat)
 	args[3] = regs->regs[3];
 	args[4] = regs->regs[4];
 	args[5] = regs->regs[5];
+#endif
+}
+
+// Natively.
+INLINE u64 fifth_argument(struct pt_regs *regs)
+{
+#if defined(__TARGET_ARCH_x86)
+	return regs->r8;
+#else
+	return regs->regs[4];
 #endif
 }
 
