@@ -178,13 +178,13 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 	if (call->source == FROM_NOWHERE) {
 		if ((wanted_ops & (1u << OP_SENDMMSG | 1u << OP_RECVMMSG)) && takes_message_batch(call->op))
 			emit_batch(call, result);
-		else
+		else if (call->op != OP_SENDTO || call->args[4])
 			name_at_exit(call, result);
 	} else {
 		complete_scope(call);
 	}
 	add_stack(call, regs);
-	emit_call(call, result, flags);
+	emit(call, result, flags);
 out:
 	punish(call);
 	call->op = OP_NONE;

@@ -194,11 +194,10 @@ INLINE u32 message_flags_of(u8 op, const u64 *args)
 	}
 }
 
-GLOBAL int complete_scope(struct call *call)
+INLINE void complete_scope(struct call *call)
 {
-	if (!call || !heeds_scope(call) || is_request(call))
-		return 0;
-	return scope_from_user(call, name_of(call->op, call->args, call->abi));
+	if (heeds_scope(call) && !is_request(call))
+		scope_from_user(call, name_of(call->op, call->args, call->abi));
 }
 
 INLINE int is_inet(u16 family)
@@ -206,17 +205,17 @@ INLINE int is_inet(u16 family)
 	return family == AF_INET || family == AF_INET6;
 }
 
-GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
+INLINE void emit(struct call *call, s64 result, u32 flags)
 {
 	struct record *record;
 	struct sock *sk;
 	u32 length;
 
-	if (!call || !is_wanted_netns(call->netns))
-		return 0;
+	if (!is_wanted_netns(call->netns))
+		return;
 	record = reserve(KIND_CALL);
 	if (!record)
-		return 0;
+		return;
 	record->tgid = call->tgid;
 	record->tid = call->tid;
 	record->uid = call->uid;
@@ -260,7 +259,13 @@ GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
 		}
 	}
 	submit(record);
-	return 1;
+}
+
+GLOBAL int emit_call(struct call *call, s64 result, u32 flags)
+{
+	if (call)
+		emit(call, result, flags);
+	return 0;
 }
 
 // The caller's stack; the time that the call's record is to have, 0 where there is no room for it.

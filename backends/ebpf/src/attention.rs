@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// How long records may lie in a ring, where nobody waits for what they tell.
-pub const GATHER: Duration = Duration::from_millis(2);
+pub const GATHER: Duration = Duration::from_millis(5);
 
 /// How often lost records are looked for.
 pub const CHECK: Duration = Duration::from_millis(250);
