@@ -9,8 +9,8 @@ INLINE void clear(struct call *call)
 	__builtin_memset(call, 0, __builtin_offsetof(struct call, name));
 }
 
-// What a thread asks for: the operation, OP_NONE where it is none that is looked at.
-INLINE u8 look_at_request(struct call *call, struct task_struct *task, struct pt_regs *regs, u8 op, int compat)
+// What a thread asks for, by the registers of its call: the operation, OP_NONE where it is none that is looked at.
+INLINE u8 look_at_registers(struct call *call, struct task_struct *task, struct pt_regs *regs, u8 op, int compat)
 {
 	clear(call);
 	call->abi = compat ? ABI_COMPAT : ABI_NATIVE;
@@ -44,7 +44,7 @@ INLINE int begins(struct call *call)
 	// Nobody leaves the tree but by ending.
 	if (filters != BY_TREE && !is_wanted(task, task->tgid, own_uid_of(task), 1))
 		return 0;
-	return look_at_request(call, task, regs, op, compat);
+	return look_at_registers(call, task, regs, op, compat);
 }
 
 // A call begins, as hooks on addresses see it, which have noted its socket.
@@ -73,9 +73,12 @@ GLOBAL int begin(struct call *call)
 GLOBAL int make_room(void)
 {
 	struct task_struct *task = current_task_direct();
+	struct pt_regs *regs = registers_of(task);
 	u32 tid = task->pid;
 
-	if (!is_in_call(registers_of(task)) || !is_wanted(task, task->tgid, own_uid_of(task), 1))
+	if (!is_in_call(regs) || operation_of(call_number(regs), is_compat(task)) == OP_NONE)
+		return 0;
+	if (!is_wanted(task, task->tgid, own_uid_of(task), 1))
 		return 0;
 	if (map_update(&calls, &tid, &no_call, ANY))
 		count_lost();
@@ -159,7 +162,7 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 		if ((op == OP_IO_URING_ENTER && !kills()) || !is_wanted(task, task->tgid, own_uid_of(task), 1))
 			return 0;
 		call = map_lookup(&scratch, &zero);
-		if (!call || !look_at_request(call, task, regs, op, compat))
+		if (!call || !look_at_registers(call, task, regs, op, compat))
 			return 0;
 		if (call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL)
 			look_at(call, task);

@@ -174,8 +174,6 @@ INLINE int begin(struct move *move, struct task_struct *task, struct pt_regs *re
 	move->number = number;
 	move->abi = compat ? ABI_COMPAT : ABI_NATIVE;
 	arguments(move->args, regs, compat);
-	if (late)
-		move->args[0] = first_argument(regs, move->args[0]);
 	return classify(move, late);
 }
 

@@ -54,7 +54,7 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	uid = own_uid_of(task);
 	if (!is_wanted(task, tgid, uid, 1))
 		return 0;
-	if (!thread && !(task->flags & PF_IO_WORKER) )
+	if (!thread && !(task->flags & PF_IO_WORKER))
 		thread = call_of_hook(tid, 0);
 	call = map_lookup(&scratch, &zero);
 	if (!call)

@@ -26,8 +26,7 @@ const volatile s64 refused;
 const volatile u32 wanted_states;
 const volatile u32 wanted_processes;
 
-// A call on its way, or an io_uring request between submission and
-// completion.
+// A call on its way, or an io_uring request between submission and completion.
 struct call {
 	u64 args[6];
 	u64 sk;

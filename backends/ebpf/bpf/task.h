@@ -102,7 +102,8 @@ INLINE void arguments(u64 *args, struct pt_regs *regs, int compat)
 		args[5] = regs->r9;
 	}
 #else
-	args[0] = regs->regs[0];
+	// In whose own place the result is when the call has ended.
+	args[0] = regs->orig_x0;
 	args[1] = regs->regs[1];
 	args[2] = regs->regs[2];
 	args[3] = regs->regs[3];
@@ -118,16 +119,6 @@ INLINE u64 fifth_argument(struct pt_regs *regs)
 	return regs->r8;
 #else
 	return regs->regs[4];
-#endif
-}
-
-// The first argument when the call has ended: its register may hold the result then.
-INLINE u64 first_argument(struct pt_regs *regs, u64 argument)
-{
-#if defined(__TARGET_ARCH_x86)
-	return argument;
-#else
-	return regs->orig_x0;
 #endif
 }
 
