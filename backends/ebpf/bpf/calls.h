@@ -62,11 +62,14 @@ GLOBAL int begin_with_address(struct call *call)
 // As others see it.
 GLOBAL int begin(struct call *call)
 {
-	if (!call || !begins(call))
-		return 0;
-	if (call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL)
+	return call ? begins(call) : 0;
+}
+
+GLOBAL int look_at_descriptor(struct call *call)
+{
+	if (call && call->op != OP_IO_URING_ENTER && call->op != OP_SOCKETCALL)
 		look_at(call, current_task_direct());
-	return 1;
+	return 0;
 }
 
 // Room for the calls of the running thread; those whose end tells all that there is to tell need none.
@@ -85,18 +88,37 @@ GLOBAL int make_room(void)
 	return 1;
 }
 
-// The call that the running thread is in; `sk` where a hook on addresses knows it.
-INLINE struct call *call_of_hook(u32 tid, u64 sk)
+// The entry for the calls of the running thread.
+INLINE struct call *room_of(u32 tid)
 {
 	struct call *call = map_lookup(&calls, &tid);
 
 	if (!call && make_room())
 		call = map_lookup(&calls, &tid);
+	return call;
+}
+
+// The call that the running thread is in.
+INLINE struct call *call_of_thread(u32 tid)
+{
+	struct call *call = room_of(tid);
+
 	if (!call || call->op != OP_NONE)
 		return call;
-	if (!sk)
-		return begin(call) ? call : 0;
-	call->sk = sk;
+	if (!begin(call))
+		return 0;
+	look_at_descriptor(call);
+	return call;
+}
+
+// The same where a hook on addresses knows the socket.
+INLINE struct call *call_at_socket(u32 tid, struct bpf_sock *sk)
+{
+	struct call *call = room_of(tid);
+
+	if (!call || call->op != OP_NONE)
+		return call;
+	call->sk = (u64)sk;
 	return begin_with_address(call) ? call : 0;
 }
 
@@ -194,8 +216,8 @@ out:
 	return 0;
 }
 
-// The call on whose behalf a hook runs for such an operation.
-INLINE struct call *call_in_hook(u8 op, u64 sk)
+// The call on whose behalf a hook runs for such an operation; `knows_socket`: it is a hook on addresses, and this the socket.
+INLINE struct call *call_behind(u8 op, int knows_socket, struct bpf_sock *sk)
 {
 	struct task_struct *task = current_task_direct();
 	u32 tid = task->pid;
@@ -213,7 +235,7 @@ INLINE struct call *call_in_hook(u8 op, u64 sk)
 			return 0;
 		request = (u64)work - OFFSET_OF(((struct io_kiocb *)0)->work);
 	} else {
-		thread = call_of_hook(tid, sk);
+		thread = knows_socket ? call_at_socket(tid, sk) : call_of_thread(tid);
 		if (!thread || thread->op != OP_IO_URING_ENTER)
 			return thread;
 		request = thread->connecting;
@@ -223,6 +245,11 @@ INLINE struct call *call_in_hook(u8 op, u64 sk)
 		request = thread->request;
 	}
 	return map_lookup(&requests, &request);
+}
+
+INLINE struct call *call_in_hook(u8 op)
+{
+	return call_behind(op, 0, 0);
 }
 
 // A further message of the same call begins.
@@ -278,7 +305,7 @@ INLINE int keep(struct call *call, struct bpf_sock_addr *context, int six, be32 
 
 INLINE int on_address(struct bpf_sock_addr *context, int six, u8 op)
 {
-	struct call *call = tells_refusals_alone ? 0 : call_in_hook(op, (u64)context->sk);
+	struct call *call = tells_refusals_alone ? 0 : call_behind(op, 1, context->sk);
 	int verdict = 1;
 	be32 ip4 = 0, ip6[4] = {};
 	u16 port = context->user_port;

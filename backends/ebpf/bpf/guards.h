@@ -88,7 +88,7 @@ GLOBAL int refuses(struct refusal_of *what)
 
 	if (!what)
 		return 1;
-	call = tells_refusals_alone ? 0 : call_in_hook(what->op, 0);
+	call = tells_refusals_alone ? 0 : call_in_hook(what->op);
 	if (call && (!fits(call, what->op) || (is_request(call) && call->sk != what->sk)))
 		call = 0;
 	if (call) {
@@ -139,7 +139,7 @@ INLINE long let_go(u8 op, u8 *member, int is_counted)
 			count_passed(current_task_direct(), member, op);
 		return 0;
 	}
-	call = call_in_hook(op, 0);
+	call = call_in_hook(op);
 	if (call && fits(call, op))
 		call->verdict |= JUDGED;
 	return 0;

@@ -55,7 +55,7 @@ SECTION("tp_btf/io_uring_submit_req") int request_submit(u64 *context)
 	if (!is_wanted(task, tgid, uid, 1))
 		return 0;
 	if (!thread && !(task->flags & PF_IO_WORKER))
-		thread = call_of_hook(tid, 0);
+		thread = call_of_thread(tid);
 	call = map_lookup(&scratch, &zero);
 	if (!call)
 		return 0;

@@ -13,15 +13,15 @@ SUBPROGRAM struct sock *sock_of_file(struct file *file)
 	u64 inode_at = OFFSET_OF(((struct socket_alloc *)0)->vfs_inode);
 	u64 mode_at = inode_at + OFFSET_OF(((struct inode *)0)->i_mode);
 	u64 at = OFFSET_OF(((struct socket_alloc *)0)->socket.sk);
-	u8 bytes[160];
+	u8 bytes[112];
 	struct sock *sk;
 	u16 mode;
 
-	if (at <= sizeof(bytes) - sizeof(sk) && mode_at <= sizeof(bytes) - sizeof(mode)) {
-		if (read_kernel(bytes, sizeof(bytes), (u8 *)inode - inode_at))
+	if (at < mode_at && mode_at - at <= sizeof(bytes) - sizeof(mode)) {
+		if (read_kernel(bytes, sizeof(bytes), (u8 *)inode - inode_at + at))
 			return 0;
-		__builtin_memcpy(&sk, bytes + at, sizeof(sk));
-		__builtin_memcpy(&mode, bytes + mode_at, sizeof(mode));
+		__builtin_memcpy(&sk, bytes, sizeof(sk));
+		__builtin_memcpy(&mode, bytes + (mode_at - at), sizeof(mode));
 	} else {
 		mode = READ(inode->i_mode);
 		sk = READ(((struct socket_alloc *)((u8 *)inode - inode_at))->socket.sk);

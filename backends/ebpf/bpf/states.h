@@ -32,7 +32,7 @@ INLINE void note_user(struct sock *sk, u64 key, u8 op)
 	struct call *call;
 
 	if (task->flags & PF_IO_WORKER) {
-		call = call_in_hook(op, 0);
+		call = call_in_hook(op);
 		if (call) {
 			// On a socket beneath the one that was named, too (MPTCP).
 			note_owner(call, sk);
