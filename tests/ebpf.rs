@@ -269,6 +269,30 @@ fn users_are_those_of_the_machine() {
     assert!(text.contains(&format!("\"address\":\"{server}\"")), "{text}");
 }
 
+/// What a process executed is known, however soon it has ended.
+#[test]
+fn short_lives_have_executables() {
+    let Some(_alone) = alone() else { return };
+    let guest = &support::programs::programs().traces;
+    let watcher = watcher::Watcher::start(&[]);
+    for _ in 0..20 {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        assert!(std::process::Command::new(guest).args(["here", &port]).status().unwrap().success());
+    }
+    let text = watcher.stop_for_text();
+    let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let sent: Vec<Value> =
+        events.filter(|event| event["syscall"] == "sendto" && event["process"] == "traces").collect();
+    assert_eq!(sent.len(), 20, "{text}");
+    for event in sent {
+        assert_eq!(
+            (event["exe"].as_str(), event["ppid"].as_u64()),
+            (guest.to_str(), Some(u64::from(std::process::id())))
+        );
+    }
+}
+
 /// In a container /proc has other numbers than the kernel: nobody is taken for another one.
 #[test]
 fn containers_number_processes_otherwise() {

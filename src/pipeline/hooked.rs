@@ -172,8 +172,8 @@ impl Pipeline {
                 self.judged.fetch_add(count, Ordering::SeqCst);
             }
             // Names can't be looked up any more when a process has ended.
-            Observation::Exec(_, actor) => {
-                let known = observed::Known::of(actor.pid);
+            Observation::Exec(_, actor, executed) => {
+                let known = observed::Known::of(actor.pid).or(&executed);
                 self.seen().hooked.processes.insert(actor.pid, known);
             }
             Observation::Exit(_, actor, _) => {

@@ -19,7 +19,8 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::captured::{Captured, Wanted};
 use sockstrace_backend::observed::{
-    Actor, Course, ExistingSocket, Interface, Kind, Observation, ObservedCall, Observer, SocketCall, StateChange,
+    Actor, Course, Executed, ExistingSocket, Interface, Kind, Observation, ObservedCall, Observer, SocketCall,
+    StateChange,
 };
 use sockstrace_backend::proc;
 use std::borrow::Cow;
@@ -61,6 +62,8 @@ struct State {
     processes: HashSet<i32>,
     /// Of living processes, as far as that was asked.
     known: HashMap<i32, Known>,
+    /// What living processes have executed since watching began.
+    executed: HashMap<i32, Executed>,
 }
 
 /// What /proc says of a process.
@@ -77,6 +80,17 @@ impl Known {
             executable: proc::executable(pid).map(|path| path.to_string_lossy().into_owned()),
             parent: proc::Entry::of(pid).map(|entry| entry.parent.as_raw()),
         }
+    }
+
+    /// With what was told of the process's exec: it may have ended since.
+    pub(super) fn or(self, executed: &Executed) -> Self {
+        let path = || {
+            let path = executed.path.as_ref()?;
+            // As /proc/PID/exe gives it.
+            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+            Some(path.to_string_lossy().into_owned())
+        };
+        Self { executable: self.executable.or_else(path), parent: self.parent.or(executed.parent) }
     }
 
     /// The process of which this is known.
@@ -215,6 +229,7 @@ impl Witness {
     fn process(&self, time: SystemTime, actor: &Actor, change: Change, wait_status: i32) {
         let mut state = self.state.borrow_mut();
         let known = state.known.remove(&actor.pid);
+        let executed = (change == Change::Exit).then(|| state.executed.remove(&actor.pid)).flatten();
         // Process events have no address, so that a filter on addresses lets none through.
         let filtered = self.watching.addresses.is_some() || !self.watching.ports.is_empty();
         if !self.traces_all() || filtered {
@@ -222,7 +237,7 @@ impl Witness {
         }
         if change == Change::Exit {
             // Who has ended has no executable any more.
-            state.known.insert(actor.pid, known.unwrap_or_default());
+            state.known.insert(actor.pid, known.unwrap_or_default().or(&executed.unwrap_or_default()));
         }
         let who = self.who(&mut state, actor);
         if change == Change::Exit {
@@ -249,9 +264,15 @@ impl Witness {
     fn who(&self, state: &mut State, actor: &Actor) -> Who {
         let known = match actor.pid {
             0 => Known::default(),
-            // Who has this number in /proc is another one.
-            _ if !self.shows_ids => Known::default(),
-            pid => state.known.entry(pid).or_insert_with(|| Known::of(pid)).clone(),
+            pid => {
+                let State { known, executed, .. } = state;
+                let of = || {
+                    // Otherwise who has this number in /proc is another one.
+                    let known = if self.shows_ids { Known::of(pid) } else { Known::default() };
+                    executed.get(&pid).map_or(known.clone(), |executed| known.or(executed))
+                };
+                known.entry(pid).or_insert_with(of).clone()
+            }
         };
         known.who(self.backend, actor)
     }
@@ -273,7 +294,10 @@ impl Observer for Witness {
             Observation::Existing(socket) => self.existing(&socket),
             Observation::Call(call) => self.call(&call),
             Observation::State(change) => self.state_change(&change),
-            Observation::Exec(time, actor) => self.process(time, &actor, Change::Exec, 0),
+            Observation::Exec(time, actor, executed) => {
+                self.state.borrow_mut().executed.insert(actor.pid, executed);
+                self.process(time, &actor, Change::Exec, 0);
+            }
             Observation::Exit(time, actor, status) => self.process(time, &actor, Change::Exit, status),
             Observation::Lost(count) => self.lost(count),
             Observation::CaughtUp => self.recorder.flush(),

@@ -102,6 +102,11 @@ impl Stacks {
         let registers = Registers::from(&copy.registers);
         let memory = StackCopy::of(copy.base, copy.bytes.clone());
         let trace = match self.unwinder.image(pid) {
+            Ok(image) if image.maps().find(registers.sp()).is_none() => Err(Unread {
+                ip: registers.pc(),
+                why: "the process's mappings don't hold its stack any more: has it executed another program?"
+                    .into(),
+            }),
             Ok(image) => Ok(self.unwinder.unwind(&image, &registers, &memory)),
             Err(_) => Err(Unread {
                 ip: registers.pc(),

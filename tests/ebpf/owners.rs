@@ -115,6 +115,26 @@ fn sockets_are_where_they_were_made() {
     });
 }
 
+/// Whose a service is needs no calls to be told.
+#[test]
+fn states_alone_have_owners() {
+    let Some(_alone) = alone() else { return };
+    let watcher = Watcher::start_with(&["--format=jsonl", "--calls=set_state"]);
+    let server = run("server = socket.create_server(('127.0.0.1', 0))
+call_me(b'visitor')
+client = socket.create_connection(server.getsockname())
+call_me(b'waiter')
+server.accept()
+print('%s:%s' % server.getsockname())");
+    let text = watcher.stop_for_text();
+    let came = changes(&text, "local", server.trim());
+    assert!(came.iter().any(|it| it.ends_with(" ESTABLISHED")), "{text}");
+    assert!(came.iter().all(|it| !it.starts_with('?')), "{came:?}");
+    let went = changes(&text, "remote", server.trim());
+    assert_eq!(went.get(..2), Some(&["visitor SYN_SENT".into(), "visitor ESTABLISHED".into()][..]), "{text}");
+    assert!(!text.contains("\"syscall\""), "{text}");
+}
+
 fn listen(listener: &TcpListener) {
     // SAFETY: takes integers.
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 5) }, 0);

@@ -90,6 +90,14 @@ static int once(char **args)
 	return 0;
 }
 
+/* here PORT: a datagram to loopback. */
+static int here(char **args)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(atoi(args[0])) };
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	return sendto(socket(AF_INET, SOCK_DGRAM, 0), "x", 1, 0, (struct sockaddr *)&to, sizeof to) != 1;
+}
+
 /* The arguments change between two looks at them: what arrives is one of both, and once. */
 static struct sockaddr_in flipping;
 static volatile int done;
@@ -123,7 +131,8 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(char **);
-	} all[] = { { "numbered", numbered }, { "hidden", hidden }, { "once", once }, { "flipped", flipped } };
+	} all[] = { { "numbered", numbered }, { "hidden", hidden }, { "once", once }, { "flipped", flipped },
+		    { "here", here } };
 	for (unsigned n = 0; argc > 1 && n < sizeof all / sizeof *all; n++)
 		if (!strcmp(argv[1], all[n].name))
 			return all[n].run(argv + 2);

@@ -288,6 +288,15 @@ pub struct ExistingSocket {
     pub name: Option<Vec<u8>>,
 }
 
+/// What the kernel says of an exec, for when /proc doesn't any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Executed {
+    /// The path that was executed, of scripts that of their interpreter, where it is absolute.
+    pub path: Option<PathBuf>,
+    /// The process's parent.
+    pub parent: Option<i32>,
+}
+
 /// What a watching backend reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
@@ -298,7 +307,7 @@ pub enum Observation {
     /// A TCP connection's state changed.
     State(StateChange),
     /// A process runs a new program.
-    Exec(SystemTime, Actor),
+    Exec(SystemTime, Actor, Executed),
     /// A process ended, with this wait status (wait(2)).
     Exit(SystemTime, Actor, i32),
     /// A connection was diverted.

@@ -151,6 +151,7 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	struct cred *cred;
 	struct signal_struct *signal;
+	struct task_struct *real_parent;
 	void *worker_private;
 } RELOCATED;
 
@@ -250,6 +251,7 @@ struct io_worker {
 
 struct linux_binprm {
 	const char *filename;
+	const char *interp;
 } RELOCATED;
 
 struct seq_file;

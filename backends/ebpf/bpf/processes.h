@@ -4,9 +4,11 @@
 
 #include "emit.h"
 
-INLINE void emit_process(u32 kind, struct task_struct *task, s64 value)
+// `path`: what it executes, or 0.
+INLINE void emit_process(u32 kind, struct task_struct *task, s64 value, const char *path)
 {
 	struct record *record;
+	long length;
 
 	if (!wanted_processes || !is_wanted_netns(netns_of(task)))
 		return;
@@ -18,6 +20,11 @@ INLINE void emit_process(u32 kind, struct task_struct *task, s64 value)
 	record->uid = uid_of(task);
 	read_kernel(record->comm, sizeof(record->comm), (void *)__builtin_preserve_access_index(&task->comm));
 	record->result = value;
+	if (path) {
+		// With its NUL.
+		length = read_kernel_string(record->name, sizeof(record->name), path);
+		record->name_length = length > 1 && length < (long)sizeof(record->name) ? length - 1 : 0;
+	}
 	submit(record);
 }
 
@@ -47,11 +54,14 @@ SECTION("tp_btf/sched_process_exec") int process_exec(u64 *context)
 {
 	struct task_struct *task = (struct task_struct *)context[0];
 	u32 former = (u32)context[1];
+	struct linux_binprm *program = (struct linux_binprm *)context[2];
+	struct task_struct *parent;
 
 	// A thread that executes a program becomes its process's first.
 	map_delete(&calls, &former);
+	parent = READ(task->real_parent);
 	if (is_wanted(task, READ(task->tgid), uid_of(task), 1))
-		emit_process(KIND_EXEC, task, 0);
+		emit_process(KIND_EXEC, task, READ(parent->tgid), READ(program->interp));
 	return 0;
 }
 
@@ -72,7 +82,7 @@ SECTION("tp_btf/sched_process_exit") int process_exit(u64 *context)
 		end_tree();
 	code = READ(signal->group_exit_code);
 	if (is_wanted(task, tgid, uid_of(task), 1))
-		emit_process(KIND_EXIT, task, code ? code : READ(task->exit_code));
+		emit_process(KIND_EXIT, task, code ? code : READ(task->exit_code), 0);
 	if (filters & BY_TREE)
 		map_delete(&tree, &tgid);
 	return 0;

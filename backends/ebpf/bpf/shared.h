@@ -70,7 +70,7 @@ struct record {
 	u32 tid;
 	u32 uid;
 	u64 time;
-	// The call's value; old and new state; an exit code; a parent's thread group; a socket's cookie.
+	// The call's value; old and new state; an exit code; of an exec the parent's thread group; a socket's cookie.
 	s64 result;
 	u8 comm[16];
 	s32 fd;
@@ -91,7 +91,8 @@ struct record {
 	u32 way;
 	// `enum diversion`, of what leaks.
 	u32 diversion;
-	// A sockaddr. Of a diverted connection: its destination, a struct endpoint.
+	// A sockaddr. Of a diverted connection: its destination, a struct endpoint. Of an exec: the path of what is executed, for
+	// scripts that of their interpreter.
 	u8 name[128];
 };
 

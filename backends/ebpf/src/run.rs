@@ -16,8 +16,8 @@ use nix::unistd::pipe2;
 use sockstrace_backend::hooks::{Hooks, Then};
 use sockstrace_backend::observed::{Filters, Observation, Scope};
 use sockstrace_backend::{
-    BackendError, Command, Ended, Handler, InterceptedCall, Outcome, Patience, Plan, ProcessEvent, Syscall, Tracee,
-    Trap,
+    BackendError, Command, Ended, Handler, InterceptedCall, Outcome, Patience, Plan, ProcessEvent, Reply, Syscall,
+    Tracee, Trap,
 };
 use sockstrace_backend_seccomp::SeccompBackend;
 use std::net::IpAddr;
@@ -72,6 +72,8 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
         // What can't be seen is judged as a whole.
         plan.traps.push(Trap::always(Syscall::IoUringSetup));
     }
+    // /proc says nothing any more of who has ended: no path, and no mappings for his stacks.
+    plan.traps.push(Trap::always(Syscall::ExitGroup));
     let maps = programs.tree_maps()?;
     let both = Arc::new(Both { handler, reader: Mutex::new(reader), sources: Mutex::new(sources) });
     // The tree that dies must be ended at once, and who waits at a hole must not wait for us.
@@ -140,6 +142,9 @@ impl Both {
 impl Handler for Both {
     fn handle(&self, call: &InterceptedCall, tracee: &dyn Tracee, patience: Patience) -> Outcome {
         self.catch_up();
+        if call.syscall == Syscall::ExitGroup {
+            return Outcome::Reply(Reply::Continue);
+        }
         self.handler.handle(call, tracee, patience)
     }
 

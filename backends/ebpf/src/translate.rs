@@ -4,12 +4,13 @@ use crate::calls;
 use crate::record::{self, Record, diversion, flag, kind, source, way};
 use sockstrace_backend::Abi;
 use sockstrace_backend::observed::{
-    Actor, Course, Diversion, Diverted, ExistingSocket, Interface, Kind, Observation, ObservedCall, Origin,
-    StateChange, UserStack,
+    Actor, Course, Diversion, Diverted, Executed, ExistingSocket, Interface, Kind, Observation, ObservedCall,
+    Origin, StateChange, UserStack,
 };
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 /// Puts records together that belong to one call.
@@ -99,7 +100,15 @@ impl Translator {
                 peer: record.peer,
                 name: (!record.name.is_empty()).then_some(record.name),
             })),
-            kind::EXEC => sink(Observation::Exec(time, actor(&record))),
+            kind::EXEC => {
+                let actor = actor(&record);
+                let path = Some(PathBuf::from(OsString::from_vec(record.name)));
+                let executed = Executed {
+                    path: path.filter(|path| path.is_absolute()),
+                    parent: i32::try_from(record.result).ok().filter(|parent| *parent > 0),
+                };
+                sink(Observation::Exec(time, actor, executed));
+            }
             kind::EXIT => sink(Observation::Exit(time, actor(&record), record.result as i32)),
             kind::DIVERTED => {
                 let destination = record::endpoint(&record.name);
