@@ -19,7 +19,9 @@ use crate::run::say;
 use crate::stacks::promise;
 use nix::unistd::Pid;
 use sockstrace_backend::hooks::{Held, Hooks, Network, Refusal, SERVING, StacksOf, Then};
-use sockstrace_backend::observed::{Diversion, Diverted, Interface, Observation, ObservedCall, SocketCall};
+use sockstrace_backend::observed::{
+    Diversion, Diverted, Executed, Interface, Observation, ObservedCall, SocketCall,
+};
 use sockstrace_backend::{BackendError, Handler, Plan, Syscall};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -34,6 +36,7 @@ const DIFFERS: &str = "the rules in the kernel say otherwise, which is a bug of 
 #[derive(Default)]
 pub(super) struct Known {
     processes: HashMap<i32, observed::Known>,
+    executed: HashMap<i32, Executed>,
     lost: u64,
 }
 
@@ -171,13 +174,15 @@ impl Pipeline {
             Observation::Passed(count) => {
                 self.judged.fetch_add(count, Ordering::SeqCst);
             }
-            // Names can't be looked up any more when a process has ended.
             Observation::Exec(_, actor, executed) => {
-                let known = observed::Known::of(actor.pid).or(&executed);
-                self.seen().hooked.processes.insert(actor.pid, known);
+                let mut seen = self.seen();
+                seen.hooked.processes.remove(&actor.pid);
+                seen.hooked.executed.insert(actor.pid, executed);
             }
             Observation::Exit(_, actor, _) => {
-                self.seen().hooked.processes.remove(&actor.pid);
+                let mut seen = self.seen();
+                seen.hooked.processes.remove(&actor.pid);
+                seen.hooked.executed.remove(&actor.pid);
             }
             Observation::CaughtUp => self.recorder.flush(),
             Observation::State(_) | Observation::Existing(_) | Observation::Diverted(_) => {}
@@ -255,9 +260,16 @@ impl Pipeline {
 
     fn hooked_who(&self, seen: &ObservedCall) -> crate::event::Who {
         let pid = seen.actor.pid;
-        let known = self.seen().hooked.processes.get(&pid).cloned();
-        let known = known.unwrap_or_else(|| observed::Known::of(pid));
-        let backend = self.seen().backend;
+        let state = self.seen();
+        let backend = state.backend;
+        let (known, executed) = (state.hooked.processes.get(&pid), state.hooked.executed.get(&pid));
+        let (known, executed) = (known.cloned(), executed.cloned());
+        drop(state);
+        let known = known.unwrap_or_else(|| {
+            let known = observed::Known::of(pid).or(executed.as_ref());
+            self.seen().hooked.processes.insert(pid, known.clone());
+            known
+        });
         known.who(backend, &seen.actor)
     }
 }

@@ -83,7 +83,8 @@ impl Known {
     }
 
     /// With what was told of the process's exec: it may have ended since.
-    pub(super) fn or(self, executed: &Executed) -> Self {
+    pub(super) fn or(self, executed: Option<&Executed>) -> Self {
+        let Some(executed) = executed else { return self };
         let path = || {
             let path = executed.path.as_ref()?;
             // As /proc/PID/exe gives it.
@@ -237,7 +238,7 @@ impl Witness {
         }
         if change == Change::Exit {
             // Who has ended has no executable any more.
-            state.known.insert(actor.pid, known.unwrap_or_default().or(&executed.unwrap_or_default()));
+            state.known.insert(actor.pid, known.unwrap_or_default().or(executed.as_ref()));
         }
         let who = self.who(&mut state, actor);
         if change == Change::Exit {
@@ -269,7 +270,7 @@ impl Witness {
                 let of = || {
                     // Otherwise who has this number in /proc is another one.
                     let known = if self.shows_ids { Known::of(pid) } else { Known::default() };
-                    executed.get(&pid).map_or(known.clone(), |executed| known.or(executed))
+                    known.or(executed.get(&pid))
                 };
                 known.entry(pid).or_insert_with(of).clone()
             }
