@@ -61,7 +61,6 @@ impl Scene<'_> {
             // Taken apart above; and what goes where another call has led.
             Syscall::Socketcall
             | Syscall::Close
-            | Syscall::ExitGroup
             | Syscall::Preadv2
             | Syscall::Pwritev2
             | Syscall::Read

@@ -265,14 +265,11 @@ impl Witness {
     fn who(&self, state: &mut State, actor: &Actor) -> Who {
         let known = match actor.pid {
             0 => Known::default(),
+            // Who has this number in /proc is another one.
+            _ if !self.shows_ids => Known::default(),
             pid => {
                 let State { known, executed, .. } = state;
-                let of = || {
-                    // Otherwise who has this number in /proc is another one.
-                    let known = if self.shows_ids { Known::of(pid) } else { Known::default() };
-                    known.or(executed.get(&pid))
-                };
-                known.entry(pid).or_insert_with(of).clone()
+                known.entry(pid).or_insert_with(|| Known::of(pid).or(executed.get(&pid))).clone()
             }
         };
         known.who(self.backend, actor)
@@ -296,7 +293,9 @@ impl Observer for Witness {
             Observation::Call(call) => self.call(&call),
             Observation::State(change) => self.state_change(&change),
             Observation::Exec(time, actor, executed) => {
-                self.state.borrow_mut().executed.insert(actor.pid, executed);
+                if self.shows_ids {
+                    self.state.borrow_mut().executed.insert(actor.pid, executed);
+                }
                 self.process(time, &actor, Change::Exec, 0);
             }
             Observation::Exit(time, actor, status) => self.process(time, &actor, Change::Exit, status),

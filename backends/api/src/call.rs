@@ -83,8 +83,6 @@ syscalls! {
     Close = "close",
     /// connect(2)
     Connect = "connect",
-    /// `exit_group(2)`
-    ExitGroup = "exit_group",
     /// fsopen(2)
     Fsopen = "fsopen",
     /// getpeername(2)

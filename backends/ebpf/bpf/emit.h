@@ -44,6 +44,15 @@ INLINE struct record *reserve(u32 kind)
 	return record;
 }
 
+// Who reads it is woken for a stack, at once: the mappings that it lies in go when its process ends.
+INLINE void submit_call(struct record *record)
+{
+	if (record->flags & HAS_STACK)
+		ring_submit(record, FORCE_WAKEUP);
+	else
+		submit(record);
+}
+
 // Copies a sockaddr of `length` bytes from user memory into the call.
 GLOBAL int name_from_user(struct call *call, u64 address, s64 length)
 {
@@ -258,7 +267,7 @@ INLINE void emit(struct call *call, s64 result, u32 flags)
 			record->source = FROM_SOCKET;
 		}
 	}
-	submit(record);
+	submit_call(record);
 }
 
 GLOBAL int emit_call(struct call *call, s64 result, u32 flags)

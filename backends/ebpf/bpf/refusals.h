@@ -166,7 +166,7 @@ GLOBAL int emit_refusal(struct refusal_of *what, u32 names_call)
 			record->flags |= HAS_STACK;
 		}
 	}
-	submit(record);
+	submit_call(record);
 	return 1;
 }
 

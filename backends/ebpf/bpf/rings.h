@@ -4,8 +4,9 @@
 
 #include "helpers.h"
 
-// BPF_RB_NO_WAKEUP
+// BPF_RB_NO_WAKEUP, BPF_RB_FORCE_WAKEUP
 #define NO_WAKEUP 1
+#define FORCE_WAKEUP 2
 
 // Not zero: who empties the rings looks into them every few milliseconds for now (src/attention.rs), and isn't to be woken.
 struct {

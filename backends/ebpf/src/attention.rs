@@ -46,6 +46,8 @@ pub struct Attention {
     /// `attended` of bpf/rings.h, of each object whose rings these are.
     told: Vec<Array<MapData, u32>>,
     gather: Duration,
+    /// Records with stacks come, for which the kernel wakes us in any case.
+    heeds_stacks: bool,
     /// How often nothing was found; `None`: the kernel wakes us.
     in_vain: Option<u32>,
     /// There is more than was taken.
@@ -55,7 +57,12 @@ pub struct Attention {
 impl Attention {
     /// Of rings whose records may lie for so long; with no time at all the kernel wakes us for each.
     pub fn new(gather: Duration) -> Self {
-        Self { told: Vec::new(), gather, in_vain: None, has_more: false }
+        Self { told: Vec::new(), gather, heeds_stacks: false, in_vain: None, has_more: false }
+    }
+
+    /// The same where records have stacks, which are read at once: the mappings that they lie in go with their process.
+    pub fn to_stacks(gather: Duration) -> Self {
+        Self { heeds_stacks: true, ..Self::new(gather) }
     }
 
     /// Attends to this object's ring; once.
@@ -79,7 +86,8 @@ impl Attention {
             self.set(Some(0));
         }
         let pause = if self.has_more { Duration::ZERO } else { self.gather };
-        let woken = wait(&[], end, PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO))?;
+        let rings = if self.heeds_stacks { rings } else { &[] };
+        let woken = wait(rings, end, PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO))?;
         Ok(if woken == Woken::ToEnd { woken } else { Woken::ToLook })
     }
 

@@ -13,11 +13,11 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::PollTimeout;
 use nix::unistd::pipe2;
-use sockstrace_backend::hooks::{Hooks, Then};
+use sockstrace_backend::hooks::{Hooks, StacksOf, Then};
 use sockstrace_backend::observed::{Filters, Observation, Scope};
 use sockstrace_backend::{
-    BackendError, Command, Ended, Handler, InterceptedCall, Outcome, Patience, Plan, ProcessEvent, Reply, Syscall,
-    Tracee, Trap,
+    BackendError, Command, Ended, Handler, InterceptedCall, Outcome, Patience, Plan, ProcessEvent, Syscall, Tracee,
+    Trap,
 };
 use sockstrace_backend_seccomp::SeccompBackend;
 use std::net::IpAddr;
@@ -72,13 +72,13 @@ pub fn run(command: &Command, plan: &Plan, handler: Arc<dyn Handler>) -> Result<
         // What can't be seen is judged as a whole.
         plan.traps.push(Trap::always(Syscall::IoUringSetup));
     }
-    // /proc says nothing any more of who has ended: no path, and no mappings for his stacks.
-    plan.traps.push(Trap::always(Syscall::ExitGroup));
     let maps = programs.tree_maps()?;
     let both = Arc::new(Both { handler, reader: Mutex::new(reader), sources: Mutex::new(sources) });
     // The tree that dies must be ended at once, and who waits at a hole must not wait for us.
     let hurries = hooks.holes.is_some() || hooks.refusal.is_some_and(|refusal| refusal.then == Then::TreeDies);
-    let mut attention = Attention::new(if hurries { Duration::ZERO } else { GATHER });
+    let gather = if hurries { Duration::ZERO } else { GATHER };
+    let has_stacks = hooks.stacks != StacksOf::Nothing;
+    let mut attention = if has_stacks { Attention::to_stacks(gather) } else { Attention::new(gather) };
     programs.have_attended(&mut attention)?;
     let listener = Listener::start(&both, maps, attention, hooks)?;
     let told: Arc<dyn Handler> = Arc::<Both>::clone(&both);
@@ -142,9 +142,6 @@ impl Both {
 impl Handler for Both {
     fn handle(&self, call: &InterceptedCall, tracee: &dyn Tracee, patience: Patience) -> Outcome {
         self.catch_up();
-        if call.syscall == Syscall::ExitGroup {
-            return Outcome::Reply(Reply::Continue);
-        }
         self.handler.handle(call, tracee, patience)
     }
 

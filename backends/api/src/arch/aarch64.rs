@@ -12,7 +12,6 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
         Syscall::Bpf => 280,
         Syscall::Close => 57,
         Syscall::Connect => 203,
-        Syscall::ExitGroup => 94,
         Syscall::Fsopen => 430,
         Syscall::Getpeername => 205,
         Syscall::Getsockname => 204,

@@ -11,7 +11,6 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
         Syscall::Bpf => 357,
         Syscall::Close => 6,
         Syscall::Connect => 362,
-        Syscall::ExitGroup => 252,
         Syscall::Fsopen => 430,
         Syscall::Getpeername => 368,
         Syscall::Getsockname => 367,

@@ -12,7 +12,6 @@ pub(super) fn number(call: Syscall) -> Option<i32> {
         Syscall::Bpf => 321,
         Syscall::Close => 3,
         Syscall::Connect => 42,
-        Syscall::ExitGroup => 231,
         Syscall::Fsopen => 430,
         Syscall::Getpeername => 52,
         Syscall::Getsockname => 51,
