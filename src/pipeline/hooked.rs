@@ -220,6 +220,7 @@ impl Pipeline {
         }
         if verdict.is_leak() || (self.traces_all() && self.recorder.wants_allowed()) {
             let who = self.hooked_who(seen);
+            let program = who.exe.clone();
             let mut call = event_of(who, seen, kind.as_ref(), &addresses, &verdict, action);
             // Who is killed sees nothing.
             if let (Some(result), Action::Continue | Action::Block | Action::Redirect) = (seen.result, action) {
@@ -227,7 +228,7 @@ impl Pipeline {
             }
             let stack = seen.stack.as_ref().map(|copy| {
                 let (promise, awaited) = promise(&self.stacks);
-                promise.keep_copy(Pid::from_raw(seen.actor.pid), copy);
+                promise.keep_copy(Pid::from_raw(seen.actor.pid), program.as_deref(), copy);
                 awaited
             });
             self.recorder.add(Slip { event: Event::at(seen.time, Body::Syscall(call)), stack });

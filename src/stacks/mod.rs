@@ -10,14 +10,15 @@ pub use promise::{Awaited, Promise, promise};
 
 use crate::event::{Frame, Stack};
 use crate::symbols::{self, Symbolizer};
-use crate::unwind::{self, Arch, How, LiveMemory, Registers, StackCopy, Trace, Unwinder};
+use crate::unwind::{self, Arch, How, LiveMemory, Loaded, Registers, StackCopy, Trace, Unwinder};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::Abi;
 use sockstrace_backend::look::{self, Halted};
-use sockstrace_backend::observed::UserStack;
+use sockstrace_backend::observed::{LoadedFile, UserStack};
 use sockstrace_backend::proc::Status;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Takes and names stacks; one for a run.
@@ -96,24 +97,27 @@ impl Stacks {
         Taken { trace, partial }
     }
 
-    /// Unwinds a copy of a stack of a thread that has run on.
+    /// Unwinds a copy of a stack of a thread that has run on; `program` is what its process executed.
     #[must_use]
-    pub fn take_copy(&self, pid: Pid, copy: &UserStack) -> Taken {
+    pub fn take_copy(&self, pid: Pid, program: Option<&str>, copy: &UserStack) -> Taken {
         let registers = Registers::from(&copy.registers);
         let memory = StackCopy::of(copy.base, copy.bytes.clone());
-        let trace = match self.unwinder.image(pid) {
-            Ok(image) if image.maps().find(registers.sp()).is_none() => Err(Unread {
-                ip: registers.pc(),
-                why: "the process's mappings don't hold its stack any more: has it executed another program?"
-                    .into(),
-            }),
-            Ok(image) => Ok(self.unwinder.unwind(&image, &registers, &memory)),
-            Err(_) => Err(Unread {
-                ip: registers.pc(),
-                why: "the process had ended before its mappings were read".into(),
-            }),
-        };
-        Taken { trace, partial: None }
+        // Who has executed another program since, has another stack.
+        let live = self.unwinder.image(pid).ok().filter(|image| image.mapping(registers.sp()).is_some());
+        if let Some(image) = live {
+            return Taken { trace: Ok(self.unwinder.unwind(&image, &registers, &memory)), partial: None };
+        }
+        let path = |file: &'_ LoadedFile| file.path.as_deref().map_or(program, Path::to_str).map(str::to_owned);
+        let files: Vec<(String, u64)> =
+            copy.loaded.iter().filter_map(|file| Some((path(file)?, file.bias))).collect();
+        let loaded: Vec<Loaded<'_>> = files.iter().map(|(path, bias)| Loaded { path, bias: *bias }).collect();
+        let image = self.unwinder.image_of_loaded(pid, &loaded);
+        if image.mapping(registers.pc()).is_none() {
+            let why = "the process had ended before its mappings were read".into();
+            return Taken { trace: Err(Unread { ip: registers.pc(), why }), partial: None };
+        }
+        let partial = "the process had ended: what it had loaded was found by name".into();
+        Taken { trace: Ok(self.unwinder.unwind(&image, &registers, &memory)), partial: Some(partial) }
     }
 
     /// Names the frames of a stack.

@@ -57,8 +57,8 @@ impl Promise {
     }
 
     /// Keeps it with a copy of a stack.
-    pub fn keep_copy(self, pid: Pid, copy: &UserStack) {
-        self.keep_with(self.stacks.take_copy(pid, copy));
+    pub fn keep_copy(self, pid: Pid, program: Option<&str>, copy: &UserStack) {
+        self.keep_with(self.stacks.take_copy(pid, program, copy));
     }
 
     fn keep_with(&self, taken: Taken) {

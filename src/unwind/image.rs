@@ -131,7 +131,8 @@ impl ProcessImage {
     }
 
     /// The mapping that an address lies in. In a pinned image only those of code are known.
-    pub(super) fn mapping(&self, address: u64) -> Option<&Mapping> {
+    #[must_use]
+    pub fn mapping(&self, address: u64) -> Option<&Mapping> {
         self.entry(address).map(|entry| &entry.mapping)
     }
 

@@ -59,8 +59,7 @@ impl Maps {
             }
         }
         // The kernel gives them in order, one line at a time; a mapping may have changed between two reads.
-        mappings.sort_by_key(|mapping| mapping.start);
-        Self { mappings }
+        mappings.into_iter().collect()
     }
 
     /// All mappings.
@@ -75,6 +74,14 @@ impl Maps {
         let index = self.mappings.partition_point(|mapping| mapping.start <= address).checked_sub(1)?;
         let mapping = self.mappings.get(index)?;
         (address < mapping.end).then_some((index, mapping))
+    }
+}
+
+impl FromIterator<Mapping> for Maps {
+    fn from_iter<I: IntoIterator<Item = Mapping>>(mappings: I) -> Self {
+        let mut mappings: Vec<Mapping> = mappings.into_iter().collect();
+        mappings.sort_by_key(|mapping| mapping.start);
+        Self { mappings }
     }
 }
 

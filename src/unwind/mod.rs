@@ -39,6 +39,7 @@ mod cfi;
 mod go;
 mod i386;
 mod image;
+mod loaded;
 mod maps;
 mod memory;
 pub mod modules;
@@ -53,6 +54,7 @@ pub(crate) mod tests;
 pub use arch::{Arch, Registers};
 pub(crate) use go::GoFunction;
 pub use image::ProcessImage;
+pub use loaded::Loaded;
 pub use maps::{Mapping, Maps};
 pub use memory::{LiveMemory, Memory, StackCopy};
 pub use modules::{Module, ModuleCache};
@@ -212,6 +214,12 @@ impl Unwinder {
     /// What opening `/proc/PID/maps` gives: the process is gone or out of reach.
     pub fn image(&self, pid: Pid) -> io::Result<ProcessImage> {
         ProcessImage::of(pid, Arc::clone(&self.modules))
+    }
+
+    /// The image of a process that may have ended, from what it had loaded.
+    #[must_use]
+    pub fn image_of_loaded(&self, pid: Pid, files: &[Loaded<'_>]) -> ProcessImage {
+        ProcessImage::of_maps(pid, Maps::of_loaded(files), Arc::clone(&self.modules))
     }
 
     /// The frames of a thread.

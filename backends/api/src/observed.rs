@@ -231,6 +231,17 @@ pub struct UserStack {
     pub base: u64,
     /// The memory there.
     pub bytes: Vec<u8>,
+    /// What the process had loaded then, as far as it tells debuggers.
+    pub loaded: Vec<LoadedFile>,
+}
+
+/// An ELF file that a process has loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedFile {
+    /// Its path; `None`: it is the program itself.
+    pub path: Option<PathBuf>,
+    /// What to add to its addresses as linked.
+    pub bias: u64,
 }
 
 impl fmt::Debug for UserStack {

@@ -2,6 +2,7 @@
 // From a call to the record of it.
 #pragma once
 
+#include "modules.h"
 #include "rings.h"
 #include "rules.h"
 #include "socket.h"
@@ -300,6 +301,7 @@ INLINE u64 emit_stack(u32 tid, struct pt_regs *regs)
 	stack->base = base;
 	stack->length = length;
 	stack->padding = 0;
+	note_modules(&stack->modules);
 	read_kernel(stack->registers, USER_REGISTERS, regs);
 	// Its call's record follows.
 	ring_submit(stack, NO_WAKEUP);

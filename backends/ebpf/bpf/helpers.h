@@ -22,6 +22,7 @@ static u64 (*cookie_of)(void *context) = (void *)46;
 static long (*send_signal)(u32 signal) = (void *)109;
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
+static long (*read_user_string)(void *to, u32 size, const void *from) = (void *)114;
 static long (*read_kernel_string)(void *to, u32 size, const void *from) = (void *)115;
 // Of the network namespace in which a socket was made (Linux 5.14).
 static u64 (*netns_cookie)(void *context) = (void *)122;

@@ -140,6 +140,10 @@ struct signal_struct {
 	int group_exit_code;
 } RELOCATED;
 
+struct mm_struct {
+	unsigned long saved_auxv[0];
+} RELOCATED;
+
 struct task_struct {
 	struct thread_info thread_info;
 	u32 flags;
@@ -147,6 +151,7 @@ struct task_struct {
 	u32 tgid;
 	s32 exit_code;
 	char comm[16];
+	struct mm_struct *mm;
 	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	struct cred *cred;

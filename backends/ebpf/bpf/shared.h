@@ -136,6 +136,19 @@ enum filter { BY_TREE = 1, BY_UID = 2, BY_NETNS = 4, BY_NAME = 8, BY_CGROUP = 16
 #define CHUNK 256
 #define CHUNKS 64
 
+#define MOST_MODULES 24
+
+// A file that a process has loaded: what to add to its addresses as linked, and its path, empty for the program itself.
+struct module {
+	u64 bias;
+	u8 name[88];
+};
+
+struct modules {
+	u64 count;
+	struct module all[MOST_MODULES];
+};
+
 // The stack of a thread at the end of its call, whose record has the same time: the registers in the kernel's layout
 // for tracers (as far as it is that of struct pt_regs), and memory from below the stack pointer upwards.
 struct stack {
@@ -147,6 +160,7 @@ struct stack {
 	u32 padding;
 	u8 registers[USER_REGISTERS];
 	u8 bytes[CHUNKS * CHUNK];
+	struct modules modules;
 };
 
 // Of which calls stacks are taken.

@@ -1,7 +1,10 @@
 //! Records of the programs, as bpf/shared.h lays them out.
 
-use sockstrace_backend::observed::UserStack;
+use sockstrace_backend::observed::{LoadedFile, UserStack};
+use std::ffi::{CStr, OsStr};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// `sizeof(struct record)`
 pub const BYTES: usize = 256;
@@ -64,6 +67,9 @@ pub struct StackRecord {
     pub stack: UserStack,
 }
 
+/// CHUNKS and CHUNK of bpf/shared.h
+const STACK_BYTES: usize = 64 * 256;
+
 impl StackRecord {
     /// Reads a `struct stack`; `None` where the bytes are none.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
@@ -75,16 +81,39 @@ impl StackRecord {
             return None;
         }
         let length = usize::try_from(u32_at(bytes, 24)?).ok()?;
+        let modules = bytes.get(memory.checked_add(STACK_BYTES)?..)?;
         Some(Self {
             tid: u32_at(bytes, 4)? as i32,
             time: u64::from_ne_bytes(*bytes.get(8..)?.first_chunk()?),
             stack: UserStack {
                 registers: registers(bytes.get(32..memory)?),
                 base: u64::from_ne_bytes(*bytes.get(16..)?.first_chunk()?),
-                bytes: bytes.get(memory..memory.checked_add(length)?)?.to_vec(),
+                bytes: bytes.get(memory..memory.checked_add(length.min(STACK_BYTES))?)?.to_vec(),
+                loaded: loaded(modules)?,
             },
         })
     }
+}
+
+/// `struct modules`
+fn loaded(bytes: &[u8]) -> Option<Vec<LoadedFile>> {
+    // struct module
+    const EACH: usize = 96;
+    let (count, modules) = bytes.split_first_chunk()?;
+    let count = usize::try_from(u64::from_ne_bytes(*count)).ok()?;
+    let file = |module: &[u8]| {
+        let (bias, name) = module.split_first_chunk()?;
+        let name = CStr::from_bytes_until_nul(name).ok()?;
+        let path = Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())));
+        Some(LoadedFile { path: path.filter(|path| !path.as_os_str().is_empty()), bias: u64::from_ne_bytes(*bias) })
+    };
+    // What has no path is but the first, the program itself; a path that didn't fit is none.
+    let named = |(index, file): &(usize, LoadedFile)| {
+        *index == 0
+            || file.path.as_ref().is_some_and(|path| path.is_absolute() && path.as_os_str().len() < EACH - 9)
+    };
+    let files = modules.chunks_exact(EACH).take(count).map_while(file).enumerate();
+    Some(files.filter(named).map(|(_, file)| file).collect())
 }
 
 /// The kernel's `struct pt_regs` is the beginning of what tracers get.
@@ -201,6 +230,7 @@ pub fn endpoint(bytes: &[u8]) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn a_record_is_read_field_by_field() {
@@ -230,7 +260,13 @@ mod tests {
     #[test]
     fn a_stack_is_read() {
         let registers = if cfg!(target_arch = "x86_64") { 168 } else { 272 };
-        let mut bytes = vec![0; 32 + registers + 16384];
+        let mut bytes = vec![0; 32 + registers + STACK_BYTES + 8 + 24 * 96];
+        let modules = 32 + registers + STACK_BYTES;
+        bytes[modules] = 3;
+        bytes[modules + 9] = 0x40;
+        bytes[modules + 8 + 96 + 8..][..6].copy_from_slice(b"/lib/x");
+        // Not a path.
+        bytes[modules + 8 + 2 * 96 + 8] = b'v';
         bytes[..4].copy_from_slice(&7_u32.to_ne_bytes());
         bytes[4..8].copy_from_slice(&78_u32.to_ne_bytes());
         bytes[8..16].copy_from_slice(&5_u64.to_ne_bytes());
@@ -241,10 +277,11 @@ mod tests {
         let StackRecord { tid, time, stack } = StackRecord::parse(&bytes).unwrap();
         assert_eq!((tid, time), (78, 5));
         assert_eq!((tid, stack.base, stack.bytes.len(), stack.bytes[0]), (78, 0x7FFE_0000, 512, 9));
+        let files: Vec<_> = stack.loaded.iter().map(|file| (file.path.as_deref(), file.bias)).collect();
+        assert_eq!(files, [(None, 0x4000), (Some(Path::new("/lib/x")), 0)]);
         #[cfg(target_arch = "x86_64")]
         assert_eq!((stack.registers.r15, stack.registers.fs_base), (15, 0));
-        bytes[24..28].copy_from_slice(&20_000_u32.to_ne_bytes());
-        assert!(StackRecord::parse(&bytes).is_none());
+        assert!(StackRecord::parse(&bytes[..modules]).is_none());
         assert!(StackRecord::parse(&[]).is_none());
     }
 

@@ -28,7 +28,8 @@ impl Identity {
     }
 }
 
-fn open(path: &str) -> Option<File> {
+/// Opens a file that may be anything, and is to be read.
+pub fn open(path: &str) -> Option<File> {
     // A process can map a device; opening one may have effects.
     let kind = std::fs::metadata(path).ok()?.file_type();
     if kind.is_char_device() || kind.is_block_device() || kind.is_fifo() {
@@ -38,8 +39,8 @@ fn open(path: &str) -> Option<File> {
 }
 
 /// Opens the file behind a mapping: by `/proc/PID/map_files`, which is the file itself whatever became of
-/// its name (it wants CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); else by its path in the process's root, or as
-/// its program, if that is still the same file.
+/// its name (it wants CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); else by its path in the process's root or, as that goes
+/// with the process, in ours, or as its program, if that is still the same file.
 #[must_use]
 pub fn open_mapped(pid: Pid, mapping: &Mapping) -> Option<File> {
     if mapping.inode == 0 {
@@ -48,8 +49,8 @@ pub fn open_mapped(pid: Pid, mapping: &Mapping) -> Option<File> {
     if let Some(file) = open(&format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end)) {
         return Some(file);
     }
-    let by_path = || {
-        if mapping.path.starts_with('/') { open(&format!("/proc/{pid}/root{}", mapping.path)) } else { None }
+    let by_path = |root: &str| {
+        if mapping.path.starts_with('/') { open(&format!("{root}{}", mapping.path)) } else { None }
     };
     let by_program = || open(&format!("/proc/{pid}/exe"));
     let same = |file: &File| {
@@ -58,5 +59,8 @@ pub fn open_mapped(pid: Pid, mapping: &Mapping) -> Option<File> {
             status.ino() == mapping.inode && device == mapping.device
         })
     };
-    by_path().filter(same).or_else(|| by_program().filter(same))
+    by_path(&format!("/proc/{pid}/root"))
+        .filter(same)
+        .or_else(|| by_path("").filter(same))
+        .or_else(|| by_program().filter(same))
 }
