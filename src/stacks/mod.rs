@@ -113,10 +113,11 @@ impl Stacks {
         let loaded: Vec<Loaded<'_>> = files.iter().map(|(path, bias)| Loaded { path, bias: *bias }).collect();
         let image = self.unwinder.image_of_loaded(pid, &loaded);
         if image.mapping(registers.pc()).is_none() {
-            let why = "the process had ended before its mappings were read".into();
+            let why = "the process had ended, or executed another program, before its mappings were read".into();
             return Taken { trace: Err(Unread { ip: registers.pc(), why }), partial: None };
         }
-        let partial = "the process had ended: what it had loaded was found by name".into();
+        let partial =
+            "what the process had loaded was found by name: it had ended, or executed another program".into();
         Taken { trace: Ok(self.unwinder.unwind(&image, &registers, &memory)), partial: Some(partial) }
     }
 

@@ -9,6 +9,7 @@
 // <elf.h>
 #define AT_PHDR 3
 #define AT_PHNUM 5
+#define PT_LOAD 1
 #define PT_DYNAMIC 2
 #define PT_PHDR 6
 #define DT_DEBUG 21
@@ -18,9 +19,10 @@
 #define MOST_HEADERS 32
 #define MOST_ENTRIES 64
 
-// sizeof(Elf64_Phdr), and where in it p_vaddr is
+// sizeof(Elf64_Ehdr), behind which the program headers stand; sizeof(Elf64_Phdr), and where p_offset and p_vaddr are in it
+#define FILE_HEADER_BYTES 64
 #define HEADER_BYTES 56
-#define HEADER_ADDRESS 16
+#define HEADER_PLACE 8
 
 struct dynamic_entry {
 	u64 tag;
@@ -39,20 +41,22 @@ struct link_map {
 INLINE u64 debug_of(u64 headers, u64 count, u64 *bias)
 {
 	struct dynamic_entry entry;
-	u64 address = 0, dynamic = 0;
+	u64 place[2] = {}, dynamic = 0;
 	u32 index, type = 0;
 
 	for (index = 0; index < MOST_HEADERS && index < count; index++) {
 		if (read_user(&type, sizeof(type), (void *)headers + index * HEADER_BYTES))
 			return 0;
-		if (type != PT_PHDR && type != PT_DYNAMIC)
+		if (type != PT_PHDR && type != PT_DYNAMIC && type != PT_LOAD)
 			continue;
-		if (read_user(&address, sizeof(address), (void *)headers + index * HEADER_BYTES + HEADER_ADDRESS))
+		if (read_user(place, sizeof(place), (void *)headers + index * HEADER_BYTES + HEADER_PLACE))
 			return 0;
 		if (type == PT_PHDR)
-			*bias = headers - address;
-		else
-			dynamic = address;
+			*bias = headers - place[1];
+		else if (type == PT_DYNAMIC)
+			dynamic = place[1];
+		else if (!place[0] && !*bias)
+			*bias = headers - FILE_HEADER_BYTES - place[1];
 	}
 	if (!dynamic)
 		return 0;

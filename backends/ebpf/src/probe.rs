@@ -83,7 +83,6 @@ fn for_running(sees_rings: bool, judges_rings: bool, judges_odd_sockets: bool) -
     };
     let limits = format!(
         "no --on-leak core, no --isolate, --dns redirect, --socks-...;\n\
-         no stacks of who is killed;\n\
          {odd_sockets};\n{rings}"
     );
     findings.push(finding("running PROGRAM", None, limits));
