@@ -10,7 +10,7 @@ pub use promise::{Awaited, Promise, promise};
 
 use crate::event::{Frame, Stack};
 use crate::symbols::{self, Symbolizer};
-use crate::unwind::{self, Arch, How, LiveMemory, Loaded, Registers, StackCopy, Trace, Unwinder};
+use crate::unwind::{self, Arch, How, LiveMemory, Loaded, ProcessImage, Registers, StackCopy, Trace, Unwinder};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use sockstrace_backend::Abi;
@@ -102,23 +102,24 @@ impl Stacks {
     pub fn take_copy(&self, pid: Pid, program: Option<&str>, copy: &UserStack) -> Taken {
         let registers = Registers::from(&copy.registers);
         let memory = StackCopy::of(copy.base, copy.bytes.clone());
+        let unwind = |image: &ProcessImage| self.unwinder.unwind(image, &registers, &memory);
         // Who has executed another program since, has another stack.
-        let live = self.unwinder.image(pid).ok().filter(|image| image.mapping(registers.sp()).is_some());
-        if let Some(image) = live {
-            return Taken { trace: Ok(self.unwinder.unwind(&image, &registers, &memory)), partial: None };
+        let holds_stack = |image: &ProcessImage| image.mapping(registers.sp()).is_some();
+        let live = self.unwinder.image(pid).ok().filter(holds_stack).map(|image| unwind(&image));
+        // Who ends meanwhile takes his files along.
+        if live.is_some() && self.unwinder.image(pid).is_ok_and(|image| holds_stack(&image)) {
+            return Taken { trace: live.ok_or_else(|| unread(&registers)), partial: None };
         }
-        let path = |file: &'_ LoadedFile| file.path.as_deref().map_or(program, Path::to_str).map(str::to_owned);
+        let path = |file: &LoadedFile| file.path.as_deref().map_or(program, Path::to_str).map(str::to_owned);
         let files: Vec<(String, u64)> =
             copy.loaded.iter().filter_map(|file| Some((path(file)?, file.bias))).collect();
         let loaded: Vec<Loaded<'_>> = files.iter().map(|(path, bias)| Loaded { path, bias: *bias }).collect();
         let image = self.unwinder.image_of_loaded(pid, &loaded);
         if image.mapping(registers.pc()).is_none() {
-            let why = "the process had ended, or executed another program, before its mappings were read".into();
-            return Taken { trace: Err(Unread { ip: registers.pc(), why }), partial: None };
+            return Taken { trace: live.ok_or_else(|| unread(&registers)), partial: None };
         }
-        let partial =
-            "what the process had loaded was found by name: it had ended, or executed another program".into();
-        Taken { trace: Ok(self.unwinder.unwind(&image, &registers, &memory)), partial: Some(partial) }
+        let partial = "what the process had loaded was found by name: it had ended, or executed another program";
+        Taken { trace: Ok(unwind(&image)), partial: Some(partial.into()) }
     }
 
     /// Names the frames of a stack.
@@ -183,6 +184,11 @@ fn known(pid: Pid, frame: &unwind::RawFrame) -> Known {
 }
 
 /// Why a thread could not be stopped.
+fn unread(registers: &Registers) -> Unread {
+    let why = "the process had ended, or executed another program, before its mappings were read";
+    Unread { ip: registers.pc(), why: why.into() }
+}
+
 fn why_partial(tid: Pid, why: Errno) -> String {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
     let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).map_or("0", str::trim);
