@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The lines of /proc/TID/status that sockstrace uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -231,6 +232,21 @@ impl Namespace {
 #[must_use]
 pub fn shows_initial_ids() -> bool {
     Namespace::Pid.is_initial() || Namespace::Pid.is_initial_of("1")
+}
+
+/// Whether a process has ended, and its parent hasn't waited for it yet. While another of its threads than the first executes a
+/// program, /proc shows the same for a moment (`de_thread`, `fs/exec.c`): hence several looks.
+#[must_use]
+pub fn is_zombie(pid: Pid) -> bool {
+    const LOOKS: u32 = 3;
+    (0..LOOKS).all(|look| {
+        if look > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // A first thread that has ended may have left others behind.
+        let has_ended = |status: Status| matches!(status.state, b'Z' | b'X' | b'x') && status.threads <= 1;
+        Status::of(pid).is_ok_and(has_ended)
+    })
 }
 
 /// Parent, state and id of every process, from one pass over /proc.

@@ -29,11 +29,7 @@ pub fn own() -> u32 {
 
 /// Whether none of a process's threads runs any more, though its parent may not have waited for it yet.
 pub fn has_ended(pid: Pid) -> bool {
-    match Status::of(pid) {
-        // A process's first thread may end before others, and counts until all have.
-        Ok(status) => matches!(status.state, b'Z' | b'X') && status.threads <= 1,
-        Err(errno) => errno == Errno::ESRCH,
-    }
+    Status::of(pid).is_err_and(|errno| errno == Errno::ESRCH) || proc::is_zombie(pid)
 }
 
 #[cfg(test)]

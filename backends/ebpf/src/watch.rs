@@ -4,7 +4,7 @@ use crate::attention::{Attention, CHECK, Found, GATHER, Woken};
 use crate::capture::Capture;
 use crate::programs::{Aim, Programs, WITHOUT_HOOK};
 use crate::reader::Reader;
-use crate::{cgroup, probe, rings, tree};
+use crate::{cgroup, probe, rings};
 use nix::poll::PollTimeout;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -97,7 +97,7 @@ fn require_alive(pids: &[Pid]) -> Result<(), BackendError> {
     for pid in pids {
         let why = match Status::of(*pid) {
             Err(_) => format!("there is no process {pid}"),
-            Ok(status) if tree::has_ended(*pid) => {
+            Ok(status) if proc::is_zombie(*pid) => {
                 format!("process {pid} has ended; its parent {} hasn't waited for it yet", status.parent)
             }
             Ok(_) => continue,

@@ -565,7 +565,7 @@ fn require_attachable(pid: Pid) -> Result<(), BackendError> {
     if proc::is_of_kernel(pid) {
         return unavailable(format!("process {pid} is a thread of the kernel's, which makes no system calls"));
     }
-    if has_ended(pid) && status.threads <= 1 {
+    if proc::is_zombie(pid) {
         return unavailable(format!(
             "process {pid} has ended; its parent {} hasn't waited for it yet",
             status.parent
