@@ -68,6 +68,9 @@ const ROUNDS: u32 = 1000;
 /// How often a thread may be met that can't be seized, as it ends or another executes a program.
 const TRIES: u32 = 10;
 
+/// How often a process is looked for that seems to be none, on a machine that may be busy.
+const LOOKS: u32 = 50;
+
 /// And the time between.
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
@@ -537,7 +540,7 @@ const INTERRUPTED: i64 = -(Errno::EINTR as i64);
 /// Tries again where there seems to be no such process: while a thread that isn't the first executes a program, the
 /// process has no first thread for a moment.
 fn patiently<T>(mut look: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    for _ in 1..TRIES {
+    for _ in 1..LOOKS {
         match look() {
             Err(Errno::ESRCH | Errno::ENOENT) => std::thread::sleep(BETWEEN_TRIES),
             other => return other,
