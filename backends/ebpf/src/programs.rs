@@ -12,7 +12,7 @@ use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfLoader};
 use nix::unistd::Pid;
 use sockstrace_backend::BackendError;
-use sockstrace_backend::hooks::{Holes, Hooks, StacksOf, Then};
+use sockstrace_backend::hooks::{Holes, Hooks, SERVING, StacksOf, Then};
 use sockstrace_backend::observed::{Scope, SocketCall};
 use std::fs::File;
 use std::io::Read;
@@ -48,9 +48,6 @@ pub const NAMING_HOOKS: [&str; 4] = ["on_getpeername4", "on_getpeername6", "on_g
 
 /// The program that tells who is about to connect to a hole.
 const ON_CONNECTING: &str = "about_to_connect";
-
-/// Calls of which TCP's states are known whose they are.
-const SERVING: [SocketCall; 3] = [SocketCall::Listen, SocketCall::Accept, SocketCall::Accept4];
 
 /// What is lost without a hook.
 pub const WITHOUT_HOOK: &str = "addresses are read from the caller's memory, which another thread may change";
@@ -293,6 +290,7 @@ impl Programs {
     }
 
     fn fill(&mut self, Aim { scope, hooks }: Aim<'_>) -> Result<(), BackendError> {
+        // Whose TCP's states are is known by who serves.
         let tells = |call| scope.calls.contains(&call) || (scope.states && SERVING.contains(&call));
         // Where a tree is judged, calls that are stopped at are nobody's business here.
         let is_wanted = |code: u8| match hooks {
