@@ -5,6 +5,7 @@
 //! writes. See the README for what it is for and what it protects against.
 
 pub mod action;
+pub mod aside;
 pub mod attach;
 pub mod backends;
 pub mod background;

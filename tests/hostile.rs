@@ -211,3 +211,11 @@ fn unnamed() {
         ]);
     });
 }
+
+/// What the program mounts, and serves, is as free as natively once a stack led there.
+#[test]
+fn mounts() {
+    with_privilege("mounts", || {
+        run_cases(&["unmounted", "served", "withheld"].map(|name| Case::new(name).leaks()));
+    });
+}

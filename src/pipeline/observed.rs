@@ -3,6 +3,7 @@
 use super::attached;
 use super::calls::named_destination;
 use super::hooked::UNSEEN;
+use crate::aside::within;
 use crate::capture::Recording;
 use crate::config::{Config, Trace, Watching};
 use crate::event::{
@@ -35,6 +36,8 @@ const OF_RING: &str = "the option can choose the way of packets, and to what an 
 
 /// How long the last lines may take.
 const LAST_LINES: Duration = Duration::from_secs(5);
+/// How long a path may take to be resolved.
+const RESOLVING: Duration = Duration::from_millis(200);
 /// How often an onlooker is told how far it is.
 const TALLIES: Duration = Duration::from_millis(200);
 
@@ -86,10 +89,11 @@ impl Known {
     pub(super) fn or(self, executed: Option<&Executed>) -> Self {
         let Some(executed) = executed else { return self };
         let path = || {
-            let path = executed.path.as_ref()?;
+            let path = executed.path.clone()?;
+            let given = path.clone();
             // As /proc/PID/exe gives it.
-            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
-            Some(path.to_string_lossy().into_owned())
+            let resolved = within(RESOLVING, move || given.canonicalize().ok()).flatten();
+            Some(resolved.unwrap_or(path).to_string_lossy().into_owned())
         };
         Self { executable: self.executable.or_else(path), parent: self.parent.or(executed.parent) }
     }

@@ -111,10 +111,8 @@ impl Stacks {
             return Taken { trace: live.ok_or_else(|| unread(&registers)), partial: None };
         }
         let path = |file: &LoadedFile| file.path.as_deref().map_or(program, Path::to_str).map(str::to_owned);
-        let files: Vec<(String, u64)> =
-            copy.loaded.iter().filter_map(|file| Some((path(file)?, file.bias))).collect();
-        let loaded: Vec<Loaded<'_>> = files.iter().map(|(path, bias)| Loaded { path, bias: *bias }).collect();
-        let image = self.unwinder.image_of_loaded(pid, &loaded);
+        let loaded = |file: &LoadedFile| Some(Loaded { path: path(file)?, bias: file.bias });
+        let image = self.unwinder.image_of_loaded(pid, copy.loaded.iter().filter_map(loaded).collect());
         if image.mapping(registers.pc()).is_none() {
             return Taken { trace: live.ok_or_else(|| unread(&registers)), partial: None };
         }

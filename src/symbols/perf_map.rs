@@ -1,5 +1,7 @@
 //! `/tmp/perf-PID.map`, in which JIT compilers say what they made.
 
+use crate::aside::within;
+use crate::unwind::modules::open::PATIENCE;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, Metadata, OpenOptions};
@@ -42,15 +44,22 @@ pub(super) struct PerfMaps {
 impl PerfMaps {
     /// What a JIT compiler calls the function at an address. `look`: whether the file is to be looked at again.
     pub fn at(&self, pid: Pid, address: u64, look: bool) -> Option<Arc<str>> {
-        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        if maps.len() >= MAPS && !maps.contains_key(&pid) {
+        let maps = || self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = maps().remove(&pid).unwrap_or_default();
+        if look {
+            let update = move || {
+                map.update(pid);
+                map
+            };
+            map = within(PATIENCE, update).unwrap_or_default();
+        }
+        let name = map.at(address);
+        let mut maps = maps();
+        if maps.len() >= MAPS {
             maps.clear();
         }
-        let map = maps.entry(pid).or_default();
-        if look {
-            map.update(pid);
-        }
-        map.at(address)
+        maps.insert(pid, map);
+        name
     }
 }
 

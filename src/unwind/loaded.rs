@@ -1,34 +1,37 @@
 //! The mappings of a process that has ended, from what it had loaded.
 
 use super::modules::elf::Elf;
-use super::modules::open::open;
+use super::modules::open::{PATIENCE, open};
 use super::{Mapping, Maps};
+use crate::aside::within;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 const PAGE: u64 = 4096;
 
 /// A file that a process had loaded.
-#[derive(Debug, Clone, Copy)]
-pub struct Loaded<'p> {
+#[derive(Debug, Clone)]
+pub struct Loaded {
     /// Its path.
-    pub path: &'p str,
+    pub path: String,
     /// What to add to its addresses as linked.
     pub bias: u64,
 }
 
 impl Maps {
-    /// As the files that now have these paths are loaded. What can't be opened, or is no ELF file, is left out.
+    /// As the files that now have these paths are loaded. What can't be opened, or is no ELF file, is left out; all of
+    /// them where that takes too long.
     #[must_use]
-    pub fn of_loaded(files: &[Loaded<'_>]) -> Self {
-        files.iter().filter_map(mappings).flatten().collect()
+    pub fn of_loaded(files: Vec<Loaded>) -> Self {
+        within(PATIENCE, move || files.iter().filter_map(mappings).flatten().collect()).unwrap_or_default()
     }
 }
 
-fn mappings(loaded: &Loaded<'_>) -> Option<Vec<Mapping>> {
-    let file = open(loaded.path)?;
+fn mappings(loaded: &Loaded) -> Option<Vec<Mapping>> {
+    let file = open(Path::new(&loaded.path))?;
     let status = file.metadata().ok()?;
-    let path: Arc<str> = loaded.path.into();
+    let path: Arc<str> = loaded.path.as_str().into();
     let of = |segment: &super::modules::elf::Segment| {
         let length = segment.file.end.checked_sub(segment.file.start)?;
         let address = loaded.bias.wrapping_add(segment.address);
@@ -43,7 +46,7 @@ fn mappings(loaded: &Loaded<'_>) -> Option<Vec<Mapping>> {
             deleted: false,
         })
     };
-    Some(Elf::map(&file)?.segments.iter().filter_map(of).collect())
+    Some(Elf::of_file(&file)?.segments.iter().filter_map(of).collect())
 }
 
 #[cfg(test)]
@@ -59,13 +62,13 @@ mod tests {
         let code: Vec<&Mapping> = own.all().iter().filter(is_code).collect();
         assert!(code.len() > 1, "{own:?}");
         for mapping in code {
-            let elf = Elf::map(&open(&mapping.path).unwrap()).unwrap();
+            let elf = Elf::of_file(&open(Path::new(&*mapping.path)).unwrap()).unwrap();
             let segment = elf.segments.iter().find(|segment| segment.executable).unwrap();
             let bias = mapping.start.wrapping_sub(segment.address & !(PAGE - 1));
-            let again = Maps::of_loaded(&[Loaded { path: &mapping.path, bias }]);
+            let again = Maps::of_loaded(vec![Loaded { path: mapping.path.to_string(), bias }]);
             assert!(again.all().contains(mapping), "{mapping:?} isn't in {again:?}");
         }
-        let none = [Loaded { path: "/dev/zero", bias: 0 }, Loaded { path: "/etc/passwd", bias: 0 }];
-        assert!(Maps::of_loaded(&none).all().is_empty());
+        let none = ["/dev/zero", "/etc/passwd"].map(|path| Loaded { path: path.into(), bias: 0 });
+        assert!(Maps::of_loaded(none.into()).all().is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! `/proc/PID/maps`.
 
+use super::query::Query;
 use nix::unistd::Pid;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -60,6 +61,15 @@ impl Maps {
         }
         // The kernel gives them in order, one line at a time; a mapping may have changed between two reads.
         mappings.into_iter().collect()
+    }
+
+    /// What is mapped at an address of our own.
+    pub(super) fn shown(address: u64) -> Option<Mapping> {
+        let own = Pid::this();
+        match Query::of(own).ok()? {
+            Some(query) => query.at(address),
+            None => Self::of(own).ok()?.find(address).map(|(_, mapping)| mapping.clone()),
+        }
     }
 
     /// All mappings.

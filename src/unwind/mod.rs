@@ -218,7 +218,7 @@ impl Unwinder {
 
     /// The image of a process that may have ended, from what it had loaded.
     #[must_use]
-    pub fn image_of_loaded(&self, pid: Pid, files: &[Loaded<'_>]) -> ProcessImage {
+    pub fn image_of_loaded(&self, pid: Pid, files: Vec<Loaded>) -> ProcessImage {
         ProcessImage::of_maps(pid, Maps::of_loaded(files), Arc::clone(&self.modules))
     }
 

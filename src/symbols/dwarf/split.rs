@@ -2,9 +2,9 @@
 
 use super::Slice;
 use crate::unwind::modules::elf::Elf;
+use crate::unwind::modules::open;
 use gimli::{Dwarf, DwarfPackage, DwoId, EndianSlice, LittleEndian, SectionId, Unit};
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,10 +23,7 @@ impl Files {
         if known.len() >= FILES {
             known.clear();
         }
-        known
-            .entry(path.to_owned())
-            .or_insert_with(|| File::open(path).ok().and_then(|file| Elf::map(&file)).map(Arc::new))
-            .clone()
+        known.entry(path.to_owned()).or_insert_with(|| open::elf(path).map(Arc::new)).clone()
     }
 
     /// Calls with the unit that was split off, if it can be found.

@@ -1,7 +1,9 @@
-//! An ELF file, as far as unwinding and symbols need it: mapped, not read, and parsed once.
+//! An ELF file, as far as unwinding and symbols need it: mapped rather than read, and parsed once.
 
+use super::copy::FileCopy;
 use super::guard::FileMap;
 use super::inflate::Inflated;
+use super::mounts;
 use crate::unwind::Arch;
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{CompressionHeader as _, FileHeader, ProgramHeader as _, SectionHeader as _};
@@ -20,6 +22,8 @@ const FACTOR: u64 = 1100;
 pub enum Bytes {
     /// A mapped file.
     Mapped(FileMap),
+    /// A copied one.
+    Copied(FileCopy),
     /// Read from memory, or decompressed.
     Owned(Vec<u8>),
 }
@@ -28,6 +32,7 @@ impl Bytes {
     fn get(&self) -> &[u8] {
         match self {
             Self::Mapped(map) => map,
+            Self::Copied(copy) => copy,
             Self::Owned(bytes) => bytes,
         }
     }
@@ -91,13 +96,18 @@ impl std::fmt::Debug for Elf {
 }
 
 impl Elf {
-    /// Maps and parses an open file. `None` if it is no ELF file of a machine that we know.
+    /// Parses an open file: maps it where its file system lasts, copies it elsewhere, which may last for ever. `None` if
+    /// it is no ELF file of a machine that we know.
     #[must_use]
-    pub fn map(file: &File) -> Option<Self> {
+    pub fn of_file(file: &File) -> Option<Self> {
         if !file.metadata().ok()?.is_file() {
             return None;
         }
-        Self::parse(Bytes::Mapped(FileMap::of(file).ok()?))
+        Self::parse(if mounts::holds(file) {
+            Bytes::Mapped(FileMap::of(file).ok()?)
+        } else {
+            Bytes::Copied(FileCopy::of(file).ok()?)
+        })
     }
 
     /// Parses bytes. `None` if they are no ELF file of a machine that we know.

@@ -1,8 +1,10 @@
 //! The files that processes map, opened and parsed once, shared by all processes.
 
+mod copy;
 pub mod elf;
 mod guard;
 mod inflate;
+mod mounts;
 pub mod open;
 pub mod separate;
 
@@ -11,6 +13,7 @@ use super::arch::Call;
 use super::cfi::Tables;
 use super::go;
 use super::python::Interpreter;
+use crate::aside::within;
 use elf::{Bytes, Elf};
 use nix::unistd::Pid;
 use open::Identity;
@@ -19,7 +22,8 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 /// Hexadecimal digits of bytes.
 #[must_use]
@@ -83,6 +87,13 @@ impl Module {
         Self::new(path.into(), Some(file), identity)
     }
 
+    /// A module of an open file that isn't kept, but copied. It may last for ever.
+    fn copied(path: Arc<str>, file: &File, identity: Identity) -> Self {
+        let module = Self::new(path, None, Some(identity));
+        let _ = module.elf.set(Elf::of_file(file));
+        module
+    }
+
     /// A number that no other module of this process has, nor will have.
     #[must_use]
     pub fn id(&self) -> u64 {
@@ -98,7 +109,7 @@ impl Module {
     /// The parsed file; `None` if it is no ELF file.
     #[must_use]
     pub fn elf(&self) -> Option<&Elf> {
-        self.elf.get_or_init(|| self.file.as_ref().and_then(Elf::map)).as_ref()
+        self.elf.get_or_init(|| self.file.as_ref().and_then(Elf::of_file)).as_ref()
     }
 
     /// Its separate debug file, looked for once.
@@ -139,9 +150,12 @@ impl Module {
         &self.tables
     }
 
-    /// Whether the file is still what it was when it was opened.
+    /// Whether the file is still what it was when it was opened; of one that isn't kept open that can't be told.
     fn is_current(&self) -> bool {
-        self.file.as_ref().is_none_or(|file| Identity::of(file) == self.identity)
+        match &self.file {
+            Some(file) => Identity::of(file) == self.identity,
+            None => self.identity.is_none(),
+        }
     }
 }
 
@@ -163,9 +177,21 @@ struct MappedFile {
 }
 
 /// The modules that were met. Bounded: the oldest half goes when it is full.
+#[derive(Debug)]
+pub struct ModuleCache(Arc<Shared>);
+
+impl Default for ModuleCache {
+    fn default() -> Self {
+        mounts::note();
+        Self(Arc::default())
+    }
+}
+
 #[derive(Debug, Default)]
-pub struct ModuleCache {
+struct Shared {
     known: Mutex<Known>,
+    /// A search has come to its end.
+    found: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -173,42 +199,46 @@ struct Known {
     mapped: HashMap<MappedFile, Arc<Module>>,
     files: HashMap<Identity, Arc<Module>>,
     contents: HashMap<u64, Arc<Module>>,
+    /// What is being opened or copied, since when. It may have been given up.
+    sought: HashMap<MappedFile, Instant>,
 }
 
 /// Each module keeps a descriptor open.
 const MODULES: usize = 512;
 
-impl ModuleCache {
+impl Shared {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The module behind a mapping of a file.
+impl ModuleCache {
+    /// The module behind a mapping of a file. `None` for one that takes long to be opened or copied; it may be there
+    /// the next time.
     pub(super) fn of_mapping(&self, pid: Pid, mapping: &Mapping) -> Option<Arc<Module>> {
         let key = MappedFile { device: mapping.device, inode: mapping.inode, path: Arc::clone(&mapping.path) };
-        if let Some(module) = self.lock().mapped.get(&key)
-            && module.is_current()
-        {
-            return Some(Arc::clone(module));
+        let current = |known: &Known| known.mapped.get(&key).filter(|module| module.is_current()).cloned();
+        if let Some(module) = current(&self.0.lock()) {
+            return Some(module);
         }
-        let file = open::open_mapped(pid, mapping)?;
-        let identity = Identity::of(&file)?;
-        let mut known = self.lock();
-        known.make_room();
-        let module = match known.files.get(&identity) {
-            Some(module) => Arc::clone(module),
-            None => Arc::new(Module::new(Arc::clone(&mapping.path), Some(file), Some(identity))),
+        if mounts::has_device(mapping.device)
+            && let Some(file) = open::by_link(pid, mapping)
+            && mounts::holds(&file)
+        {
+            return self.0.lock().keep(key, file);
+        }
+        let Some(search) = Search::begin(&self.0, &key) else {
+            return self.0.lock().mapped.get(&key).cloned();
         };
-        known.files.insert(identity, Arc::clone(&module));
-        known.mapped.insert(key, Arc::clone(&module));
-        Some(module)
+        let mapping = mapping.clone();
+        within(open::PATIENCE, move || search.module(pid, &mapping)).flatten()
     }
 
     /// The module whose bytes were read from a process's memory (the vdso).
     pub(super) fn of_content(&self, path: &Arc<str>, bytes: Vec<u8>) -> Arc<Module> {
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         known.make_room();
         let module = known.contents.entry(hasher.finish());
         let module = module.or_insert_with(|| Arc::new(Module::of_bytes(path, bytes.clone())));
@@ -220,7 +250,69 @@ impl ModuleCache {
     }
 }
 
+/// Looks for a file, alone.
+struct Search {
+    shared: Arc<Shared>,
+    key: MappedFile,
+}
+
+impl Search {
+    /// `None` where somebody else was looking for it; he has found it, or takes long.
+    fn begin(shared: &Arc<Shared>, key: &MappedFile) -> Option<Self> {
+        let mut known = shared.lock();
+        if !known.sought.contains_key(key) {
+            known.sought.insert(key.clone(), Instant::now());
+            return Some(Self { shared: Arc::clone(shared), key: key.clone() });
+        }
+        while let Some(since) = known.sought.get(key) {
+            let left = open::PATIENCE.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            known = shared.found.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        None
+    }
+
+    /// It may last for ever.
+    fn module(&self, pid: Pid, mapping: &Mapping) -> Option<Arc<Module>> {
+        let file = open::search(pid, mapping)?;
+        if mounts::holds(&file) {
+            return self.shared.lock().keep(self.key.clone(), file);
+        }
+        let identity = Identity::of(&file)?;
+        let known = self.shared.lock().files.get(&identity).cloned();
+        let copied = || Arc::new(Module::copied(Arc::clone(&mapping.path), &file, identity));
+        let module = known.unwrap_or_else(copied);
+        self.shared.lock().add(self.key.clone(), identity, &module);
+        Some(module)
+    }
+}
+
+impl Drop for Search {
+    fn drop(&mut self) {
+        self.shared.lock().sought.remove(&self.key);
+        self.shared.found.notify_all();
+    }
+}
+
 impl Known {
+    /// Keeps a file open.
+    fn keep(&mut self, key: MappedFile, file: File) -> Option<Arc<Module>> {
+        let identity = Identity::of(&file)?;
+        let known = self.files.get(&identity).cloned();
+        let module =
+            known.unwrap_or_else(|| Arc::new(Module::new(Arc::clone(&key.path), Some(file), Some(identity))));
+        self.add(key, identity, &module);
+        Some(module)
+    }
+
+    fn add(&mut self, key: MappedFile, identity: Identity, module: &Arc<Module>) {
+        self.make_room();
+        self.files.insert(identity, Arc::clone(module));
+        self.mapped.insert(key, Arc::clone(module));
+    }
+
     fn make_room(&mut self) {
         if self.files.len() < MODULES && self.mapped.len() < MODULES && self.contents.len() < MODULES {
             return;

@@ -1,7 +1,7 @@
 //! Debug information in a file of its own.
 
 use super::elf::{Bytes, Elf};
-use std::fs::File;
+use super::open;
 use std::io::Read as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -28,10 +28,6 @@ fn fetched(id: &[u8]) -> Option<PathBuf> {
     Some(folder.join(super::hex(id)).join("debuginfo"))
 }
 
-fn open(path: &Path) -> Option<Elf> {
-    Elf::map(&File::open(path).ok()?)
-}
-
 /// The debug file of a module: by build-id, which it must have, on the system or among what was fetched before;
 /// else by `.gnu_debuglink`, with its checksum.
 #[must_use]
@@ -39,7 +35,7 @@ pub fn find(module: &Elf, path: &str) -> Option<Elf> {
     if let Some(id) = &module.build_id {
         let paths = [by_build_id(id), fetched(id)];
         let same = |elf: &Elf| elf.build_id.as_ref() == Some(id);
-        if let Some(elf) = paths.iter().flatten().find_map(|path| open(path).filter(same)) {
+        if let Some(elf) = paths.iter().flatten().find_map(|path| open::elf(path).filter(same)) {
             return Some(elf);
         }
     }
@@ -51,7 +47,7 @@ pub fn find(module: &Elf, path: &str) -> Option<Elf> {
     let folder = Path::new(path).parent().filter(|folder| folder.is_absolute())?;
     let inside = Path::new(DEBUG).join(folder.strip_prefix("/").ok()?);
     [folder.join(name), folder.join(".debug").join(name), inside.join(name)].iter().find_map(|candidate| {
-        let elf = open(candidate)?;
+        let elf = open::elf(candidate)?;
         let same = match (&elf.build_id, &module.build_id) {
             (Some(its), Some(ours)) => its == ours,
             _ => crc32(elf.bytes()) == wanted,
@@ -73,7 +69,7 @@ pub fn alternate(debug: &Elf, path: &str) -> Option<Elf> {
     candidates
         .into_iter()
         .flatten()
-        .find_map(|candidate| open(&candidate).filter(|elf| elf.build_id.as_deref() == Some(id)))
+        .find_map(|candidate| open::elf(&candidate).filter(|elf| elf.build_id.as_deref() == Some(id)))
 }
 
 /// The symbol table that is compressed in `.gnu_debugdata`.

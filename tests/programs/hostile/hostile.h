@@ -5,7 +5,7 @@
 #include "../vectors/common.h"
 
 extern const struct vector argument_cases[], memory_cases[], signal_cases[], crowd_cases[], life_cases[],
-    supervisor_cases[], unnamed_cases[];
+    supervisor_cases[], unnamed_cases[], mount_cases[];
 
 /* Prints a result and its errno by name: what is compared with the native run. */
 void say(const char *what, long result);

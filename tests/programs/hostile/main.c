@@ -41,7 +41,8 @@ long now_ms(void)
 }
 
 static const struct vector *const families[] = {argument_cases, memory_cases, signal_cases,
-                                               crowd_cases,    life_cases,   supervisor_cases, unnamed_cases};
+                                               crowd_cases,    life_cases,   supervisor_cases, unnamed_cases,
+                                               mount_cases};
 
 int main(int argc, char **argv)
 {
