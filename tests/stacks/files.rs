@@ -70,6 +70,18 @@ fn a_debug_file_that_is_cut_off() {
 }
 
 #[test]
+fn a_debug_file_that_is_a_fifo() {
+    let folder = Folder::new();
+    let program = folder.compile("gcc", "chain.c", FLAGS).unwrap();
+    let debug = split_off(&folder, &program);
+    fs::remove_file(&debug).unwrap();
+    nix::unistd::mkfifo(Path::new(&debug), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let guest = Guest::start(&program, &[]);
+    let (stack, _) = guest.trace(guest.pid(), Limits::default());
+    assert!(stack.frames.len() > 5, "{stack:#?}");
+}
+
+#[test]
 fn a_debug_file_that_is_cut_off_all_the_time() {
     let folder = Folder::new();
     let program = folder.compile("gcc", "chain.c", FLAGS).unwrap();
