@@ -17,8 +17,8 @@ struct Place;
 
 impl Place {
     fn take() -> Option<Self> {
-        let place = (AT_IT.fetch_add(1, Ordering::AcqRel), Self);
-        (place.0 < MOST).then_some(place.1)
+        let others = AT_IT.fetch_add(1, Ordering::AcqRel);
+        Some(Self).filter(|_| others < MOST)
     }
 }
 

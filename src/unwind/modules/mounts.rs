@@ -15,8 +15,11 @@ struct Mounts {
     devices: HashSet<(u32, u32)>,
 }
 
-static LASTING: LazyLock<Mounts> =
-    LazyLock::new(|| Mounts::parse(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()));
+static LASTING: LazyLock<Mounts> = LazyLock::new(|| {
+    // Names of folders can be anything.
+    let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    Mounts::parse(&String::from_utf8_lossy(&text))
+});
 
 /// Takes what is mounted now for what lasts. To be called before the program begins; later calls change nothing.
 pub fn note() {
