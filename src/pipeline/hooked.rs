@@ -109,13 +109,18 @@ impl Pipeline {
         if serving || (self.traces_all() && !policy.judges_incoming()) {
             calls.extend(SERVING);
         }
-        // What is let go is only told with --trace all, and who dies or is let go at the end of his call needs its end.
-        let counts =
-            self.config.on_leak == OnLeak::Block && !self.traces_all() && self.config.stack != Stack::Always;
-        let counted = if counts { std::mem::take(&mut calls) } else { Vec::new() };
+        // What is let go is only told with --trace all; and where who leaks is killed, as what says in the kernel that a
+        // process has acted would take the place of what says that it is doomed (`enum member`).
+        let goes_on = refusal.is_none_or(|then| then == Then::GoesOn);
+        let counts = goes_on && !self.traces_all() && self.config.stack != Stack::Always;
+        let counted = if counts { calls.clone() } else { Vec::new() };
+        // Who is refused and goes on needs no end of his call.
+        let refuses_alone = counts && self.config.on_leak == OnLeak::Block;
+        if refuses_alone {
+            calls.clear();
+        }
         let mut requests = Vec::new();
-        // Where calls are counted, so are they.
-        if rings && !counts {
+        if rings && !refuses_alone {
             requests.extend([SocketCall::Connect, SocketCall::Sendto, SocketCall::Sendmsg]);
             if self.traces_all() || policy.judges_incoming() {
                 requests.extend(SERVING);

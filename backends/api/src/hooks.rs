@@ -18,8 +18,8 @@ pub struct Hooks {
     pub refusal: Option<Refusal>,
     /// The system calls to report ([`crate::Handler::observed`]).
     pub calls: Vec<SocketCall>,
-    /// The system calls of which what is refused is reported, and what is let go is counted
-    /// ([`crate::observed::Observation::Passed`]).
+    /// The system calls of which what a hook lets go is counted ([`crate::observed::Observation::Passed`]), not reported.
+    /// Of those that aren't among `calls` what is refused is reported all the same.
     pub counted: Vec<SocketCall>,
     /// Control data of messages are to be judged too, so that sendmsg need not be stopped at. Where the kernel has no hook
     /// for that, the backend stops at it all the same.

@@ -153,6 +153,13 @@ INLINE void punish(struct call *call)
 		send_signal(SIGKILL);
 }
 
+// Whether a hook has let it go, and nobody asks for that. Of several messages each has a verdict of its own.
+INLINE int is_counted(struct call *call)
+{
+	return (counted_ops & (1u << call->op)) && (call->verdict & (JUDGED | LEAKS)) == JUDGED &&
+	       !takes_message_batch(call->op);
+}
+
 // Whether a hook may have been asked about a call of these registers. Without judges there are but those on addresses.
 INLINE int has_hooks(u8 op, struct pt_regs *regs, int compat)
 {
@@ -168,6 +175,7 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 	u8 op = operation_of(call_number(regs), compat);
 	u32 tid, zero = 0, flags = HAS_RESULT;
 	struct call *call;
+	u8 *member;
 
 	// Most calls are none of ours.
 	if (op == OP_NONE)
@@ -197,6 +205,12 @@ SECTION("tp_btf/sys_exit") int sys_exit(u64 *context)
 	note_service(call, task, result);
 	if (!(wanted_ops & (1u << call->op)))
 		goto out;
+	if (is_counted(call)) {
+		member = map_lookup(&tree, &call->tgid);
+		if (member)
+			count_passed(task, member);
+		goto out;
+	}
 	// ERESTARTSYS and its kin: the call comes again, or gives EINTR; which of them isn't known yet.
 	if (result <= -512 && result >= -516)
 		flags = 0;

@@ -136,7 +136,7 @@ INLINE long let_go(u8 op, u8 *member, int is_counted)
 
 	if (tells_refusals_alone) {
 		if (!is_counted)
-			count_passed(current_task_direct(), member, op);
+			count_in_hook(current_task_direct(), member, op);
 		return 0;
 	}
 	call = call_in_hook(op);

@@ -180,15 +180,12 @@ GLOBAL int operation_in_hook(u32 op)
 }
 
 // What is let go and not told: that it was, and who it was when he hadn't done it before.
-INLINE void count_passed(struct task_struct *task, u8 *member, u8 in_hook)
+INLINE void count_passed(struct task_struct *task, u8 *member)
 {
-	u8 op = operation_in_hook(in_hook);
 	struct record *record;
 	u32 zero = 0;
 	u64 *count;
 
-	if (!(counted_ops & (1u << op)))
-		return;
 	count = map_lookup(&passed, &zero);
 	// Hooks are preempted by others on the same processor.
 	if (count)
@@ -202,6 +199,13 @@ INLINE void count_passed(struct task_struct *task, u8 *member, u8 in_hook)
 	record->tgid = task->tgid;
 	record->tid = task->pid;
 	submit(record);
+}
+
+// The same in a hook that sees `in_hook`.
+INLINE void count_in_hook(struct task_struct *task, u8 *member, u8 in_hook)
+{
+	if (counted_ops & (1u << operation_in_hook(in_hook)))
+		count_passed(task, member);
 }
 
 INLINE int kills(void)
@@ -256,7 +260,7 @@ INLINE int judge(struct bpf_sock_addr *context, struct call *call, int six, be32
 		call->verdict |= leaks ? JUDGED | LEAKS : JUDGED;
 	if (!leaks || (judges == JUDGE_ONLY && !ending)) {
 		if (tells_refusals_alone)
-			count_passed(task, member, op);
+			count_in_hook(task, member, op);
 		return 1;
 	}
 	if (judges == KILL_TREE)
