@@ -89,24 +89,25 @@ for family, address in [(socket.AF_INET, ('203.0.113.5', 7777)), (socket.AF_INET
 ";
     let Some(_alone) = alone() else { return };
     on_stage(|stage| {
-        let run = Run::new("ebpf", &stage.dir).allow_stage().args(["--block-errno=EHOSTUNREACH", "--stack=never"]);
-        let outcome = run.program(["/usr/bin/python3", "-c", SENDS]).run();
-        assert!(outcome.complaints().is_empty() && outcome.stdout == "113\n113\n", "{outcome:?}");
-        assert_eq!(outcome.status, Status::Exited(23), "{outcome:?}");
-        let summary = outcome.summary.as_ref().expect("a summary");
-        let counts = ["events", "leaks", "processes", "dropped"].map(|key| summary.number(key));
-        assert_eq!(counts, [1003, 2, 2, 0].map(Some), "{outcome:?}");
-        assert_eq!(outcome.events.len(), 2, "{outcome:?}");
-        for (event, address) in outcome.events.iter().zip(["203.0.113.5:7777", "[2001:db8::5]:7777"]) {
-            let told = ["syscall", "abi", "address", "errno", "action", "verdict"].map(|key| event.text(key));
-            assert_eq!(
-                told,
-                ["sendto", std::env::consts::ARCH, address, "EHOSTUNREACH", "block", "leak"],
-                "{event:?}"
-            );
-            assert_eq!((event.number("fd"), event.number("return")), (Some(77), Some(-1)), "{event:?}");
+        for (on_leak, refused) in [("block", true), ("log", false)] {
+            let run = Run::new("ebpf", &stage.dir).on_leak(on_leak).allow_stage();
+            let run = run.args(["--block-errno=EHOSTUNREACH", "--stack=never"]);
+            let outcome = run.program(["/usr/bin/python3", "-c", SENDS]).run();
+            let (printed, errno, action, result) =
+                if refused { ("113\n113\n", "EHOSTUNREACH", "block", -1) } else { ("", "", "continue", 1) };
+            assert!(outcome.complaints().is_empty() && outcome.stdout == printed, "{outcome:?}");
+            assert_eq!(outcome.status, Status::Exited(23), "{outcome:?}");
+            let summary = outcome.summary.as_ref().expect("a summary");
+            let counts = ["events", "leaks", "processes", "dropped"].map(|key| summary.number(key));
+            assert_eq!(counts, [1003, 2, 2, 0].map(Some), "{outcome:?}");
+            assert_eq!(outcome.events.len(), 2, "{outcome:?}");
+            for (event, address) in outcome.events.iter().zip(["203.0.113.5:7777", "[2001:db8::5]:7777"]) {
+                let told = ["syscall", "abi", "address", "errno", "action", "verdict"].map(|key| event.text(key));
+                assert_eq!(told, ["sendto", std::env::consts::ARCH, address, errno, action, "leak"], "{event:?}");
+                assert_eq!((event.number("fd"), event.number("return")), (Some(77), Some(result)), "{event:?}");
+            }
+            assert_eq!(stage.truth().foreign().is_empty(), refused, "{on_leak}");
         }
-        assert!(stage.truth().foreign().is_empty());
     });
 }
 
