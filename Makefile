@@ -26,7 +26,7 @@ test:
 	@tests/deps.sh test
 	$(CARGO) test --locked --workspace --no-fail-fast
 
-# Tests under other kernels (Debian's 6.1 and 6.12), in qemu: a quarter of an hour; as root. One of them, or other
+# Tests under other kernels (Debian's 6.1 and 6.12), in qemu: up to 40 minutes; as root. One of them, or other
 # tests: make kernels SERIES=6.1, and see tests/kernels/run.sh.
 kernels:
 	@tests/deps.sh kernels

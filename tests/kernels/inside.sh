@@ -26,10 +26,8 @@ attempt() {
 }
 while IFS=$'\t' read -r test binary; do
     started=$SECONDS name=${test#*:} case=${SOCKSTRACE_CASE:-} share=1/1
-    case $name in
-        *@share) share=$SHARE name=${name%@*} ;;
-        *@*) case=${name#*@} name=${name%@*} ;;
-    esac
+    case $name in *@share) share=$SHARE name=${name%@share} ;; esac
+    case $name in *@*) case=${name#*@} name=${name%@*} ;; esac
     result=FAILED
     # An emulated processor is some twenty times as slow, and the machine below it may be busy: a second try, which is told of.
     for again in '' ' at the second attempt'; do

@@ -8,8 +8,10 @@
 #
 #   TESTS="vectors:ebpf_log quiet:silence" names tests (default: those in tests/kernels/plan)
 #   SOCKSTRACE_CASE=tcp4                   takes the rows of tables whose names contain it; so does vectors:ebpf_log@tcp4
+#   SHARES=4                               of what is @share, each kernel takes one of so many parts (default: together
+#                                          they take all)
 #
-# Of vectors:ebpf_block@share each kernel runs its share of the rows, so that together they run all.
+# Of vectors:ebpf_block@share each kernel runs a part of the rows, and of vectors:ebpf_log@uring@share of those with that name.
 set -eu -o pipefail
 cd "$(dirname "$0")/../.."
 here=$PWD/tests/kernels
@@ -129,7 +131,7 @@ for one in "${series[@]}"; do
     version=$(basename "$folder"/boot/vmlinuz-*)
     version=${version#vmlinuz-}
     mkdir "$work/$one"
-    initrd "$folder" "$version" "$work/$one" "$((${#running[@]} + 1))/${#series[@]}"
+    initrd "$folder" "$version" "$work/$one" "$((${#running[@]} + 1))/${SHARES:-${#series[@]}}"
     : > "$store/$one.log"
     boot "$folder" "$version" "$work/$one" "$store/$one.log" &
     running[$one]=$!
