@@ -5,6 +5,7 @@ use super::guest::{Folder, Guest, run};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Uid, getpid};
+use sockstrace::aside::within;
 use sockstrace::symbols::{Stack, Symbolizer};
 use sockstrace::unwind::modules::elf::{Bytes, Elf};
 use sockstrace::unwind::{Arch, Limits, LiveMemory, Memory as _, Reason, Registers, StackCopy, Trace, Unwinder};
@@ -15,6 +16,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const FLAGS: &str = "-g -O2";
 
@@ -76,8 +78,11 @@ fn a_debug_file_that_is_a_fifo() {
     let debug = split_off(&folder, &program);
     fs::remove_file(&debug).unwrap();
     nix::unistd::mkfifo(Path::new(&debug), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let guest = Guest::start(&program, &[]);
-    let (stack, _) = guest.trace(guest.pid(), Limits::default());
+    let trace = move || {
+        let guest = Guest::start(&program, &[]);
+        guest.trace(guest.pid(), Limits::default()).0
+    };
+    let stack = within(Duration::from_secs(60), trace).expect("it waits for a writer");
     assert!(stack.frames.len() > 5, "{stack:#?}");
 }
 

@@ -262,6 +262,8 @@ impl Search {
         let mut known = shared.lock();
         if !known.sought.contains_key(key) {
             known.sought.insert(key.clone(), Instant::now());
+            // Nobody who waits is to get what it was before.
+            known.mapped.remove(key);
             return Some(Self { shared: Arc::clone(shared), key: key.clone() });
         }
         while let Some(since) = known.sought.get(key) {
